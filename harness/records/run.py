@@ -1,0 +1,213 @@
+"""A run as it is stored: what was asked, what happened, nothing that can be derived.
+
+Instants are integer nanoseconds on CLOCK_MONOTONIC, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from harness.records.machine import Conditions, Finding, Machine
+from harness.records.money import Price
+
+SCHEMA = 1
+
+LoadKind = Literal["single_stream", "offline"]
+
+
+class LoadPoint(Struct, kw_only=True, frozen=True):
+    """One intended load. `batch` is 1 for a single stream; `requests` counts those of one trial."""
+
+    kind: LoadKind
+    batch: int
+    input_tokens: int
+    output_tokens: int
+    requests: int
+
+
+class Variant(Struct, kw_only=True):
+    """An engine as one case wants it. `threads` are compute threads."""
+
+    engine: str
+    dtype: str
+    threads: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Case(Struct, kw_only=True):
+    """One row of the table: an engine under one load."""
+
+    id: int
+    variant: Variant
+    load: LoadPoint
+
+
+class ModelIdentity(Struct, kw_only=True):
+    """Which weights: names, and SHA-256 of the config and of every weight file."""
+
+    name: str
+    weights: Literal["synthetic", "checkpoint"]
+    family: str
+    parameters: int
+    config_sha256: str
+    files: dict[str, str]
+    revision: str | None = None
+
+
+class Plan(Struct, kw_only=True):
+    """Everything asked for, resolved; the defaults are written out."""
+
+    name: str
+    model: str
+    cases: list[Case]
+    repeats: int
+    seed: int
+    cpus: list[int]  # where engine threads go, in order
+    driver_cpus: list[int]
+    time_budget_s: float | None
+    trial_timeout_s: float | None
+    order: list[tuple[int, int]] = field(default_factory=list)  # (case id, repeat), as run
+    prompt_set_sha256: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Agreement(Struct, kw_only=True):
+    """How near an engine's logits are to a reference's, over `positions` next tokens.
+
+    Teacher-forced on the reference's greedy tokens: `top1` is the share of positions with the
+    same argmax, `kl` is KL(reference ‖ engine) in nats, `delta` is |Δlogit| over all tokens,
+    `spread` the standard deviation of the reference's logits, to read `delta` by.
+    """
+
+    reference: str
+    positions: int
+    top1: float
+    kl_mean: float
+    kl_max: float
+    delta_mean: float
+    delta_max: float
+    spread: float
+
+
+class Check(Struct, kw_only=True):
+    """Whether one variant computes the model: `ok` is None where it could not be checked."""
+
+    variant: Variant
+    ok: bool | None
+    reason: str | None = None
+    agreement: Agreement | None = None
+    prepare_s: float | None = None  # conversion of the checkpoint; None where cached or none
+    load_s: float | None = None
+
+
+class RequestRecord(Struct, kw_only=True):
+    """One request as instants. `token_ns` has one entry for each output token.
+
+    `started_ns` is when the engine began on it, `slot` its row of the batch.
+    """
+
+    id: int
+    slot: int
+    due_ns: int
+    sent_ns: int
+    input_tokens: int
+    started_ns: int | None = None
+    token_ns: list[int] = field(default_factory=list)
+    finish: Literal["length", "error"] = "length"
+    output_sha256: str | None = None
+    error: str | None = None
+
+
+class ThreadSeen(Struct, kw_only=True):
+    """One thread of the engine process as the kernel showed it while the trial ran."""
+
+    name: str
+    affinity: str
+    cpu_s: float  # CPU time in the sampled part of the trial
+    ran_on: list[int]  # CPUs it was seen on
+    migrations: int | None = None
+
+
+class PlacementProof(Struct, kw_only=True):
+    """Where every thread was allowed to run and did run. `compute` indexes `threads`."""
+
+    asked: list[int]
+    driver: list[int]
+    samples: int
+    threads: list[ThreadSeen]
+    compute: list[int]
+    faults: list[str] = field(default_factory=list)
+
+
+class Usage(Struct, kw_only=True):
+    """What the engine process used between the end of warm-up and the end of the trial."""
+
+    user_s: float
+    system_s: float
+    minor_faults: int
+    major_faults: int
+    voluntary_switches: int
+    involuntary_switches: int
+    peak_rss_bytes: int  # of the whole process life
+
+
+class Trial(Struct, kw_only=True):
+    """One case, once, in a fresh process."""
+
+    case: int
+    repeat: int
+    order: int
+    started_at: str  # UTC, ISO 8601
+    state: Literal["ok", "failed"]
+    reason: str | None = None
+    stderr_tail: list[str] = field(default_factory=list)
+    exit_code: int | None = None
+    load_s: float | None = None
+    warmup: list[RequestRecord] = field(default_factory=list)
+    warmup_stable: bool | None = None
+    records: list[RequestRecord] = field(default_factory=list)
+    window_ns: tuple[int, int] | None = None
+    usage: Usage | None = None
+    placement: PlacementProof | None = None
+    before: Conditions | None = None
+    after: Conditions | None = None
+    findings: list[Finding] = field(default_factory=list)
+    engine_facts: dict[str, Any] = field(default_factory=dict)
+    invalid: list[str] = field(default_factory=list)
+
+
+class Estimate(Struct, kw_only=True):
+    """A number fit to print, with its 95 % interval over `n` repeats (None below two)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    unit: str
+    method: str
+    median: float | None = None
+    sd: float | None = None
+
+
+class Result(Struct, kw_only=True):
+    """One plan on one machine: one file."""
+
+    schema: int
+    armbench: str
+    created: str
+    plan: Plan
+    model: ModelIdentity
+    machine: Machine
+    software: dict[str, str]
+    finished: bool = False
+    checks: list[Check] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    price: Price | None = None
+    price_reason: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    summary: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    summary_note: str = (
+        "derived when written; armbench recomputes it from the trials (see `armbench explain`)"
+    )

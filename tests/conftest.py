@@ -1,0 +1,71 @@
+"""Shared fixtures: tiny checkpoints of the true architectures, and a cache of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from harness.machine.detect import detect
+from harness.model import checkpoint, synthetic
+from harness.records.machine import Machine
+
+# Property tests run beside other work on shared machines: how long an example takes says nothing.
+settings.register_profile("armbench", deadline=None)
+settings.load_profile("armbench")
+
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 4096,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+
+
+def tiny_config(shape: str, **changes: Any) -> dict[str, Any]:
+    """The config of a built-in shape, shrunk; its family's features stay."""
+    config = checkpoint.builtin_config(shape) | TINY
+    if "head_dim" in config:
+        config["head_dim"] = 32
+    return config | changes
+
+
+@pytest.fixture(scope="session")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3: q/k norms, tied head, a head size that is not hidden ÷ heads."""
+    folder = tmp_path_factory.mktemp("models") / "qwen3"
+    synthetic.build(folder, tiny_config("qwen3-0.6b"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2.5: biases, an untied head, three shards."""
+    folder = tmp_path_factory.mktemp("models") / "qwen2"
+    config = tiny_config("qwen2.5-7b", tie_word_embeddings=False)
+    synthetic.build(folder, config, max_shard_bytes=600_000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(_session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep tests out of the user's cache; conversions are shared within one session."""
+    monkeypatch.setenv("ARMBENCH_CACHE", str(_session_cache))
+    return _session_cache
+
+
+@pytest.fixture(scope="session")
+def this_machine() -> Machine:
+    return detect()
