@@ -1,0 +1,128 @@
+"""Engines: each file of this folder is one, by its name; a leading underscore marks a part.
+
+An engine module is cheap to import (no torch, no onnxruntime at its top) and has
+
+- `DTYPES`: the dtypes it can compute in;
+- `PACKAGES`: the packages it needs, by import name;
+- `OPTIONS`: its options with their defaults;
+- `environment(cpus, options)`: variables to set before anything is imported;
+- `memory_bytes(dimensions, dtype, batch, context, options)`: an estimate of its peak memory;
+- `load(spec)`: the engine, ready; called in the pinned child only;
+- `check_options(options)`, optional: raises ArmbenchError for a value that it does not know;
+- `prepare(spec, folder)`, optional: converts the checkpoint once, in a child of its own;
+- `prepare_options(dtype, options)` beside it: what the conversion depends on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from msgspec import Struct, field
+
+from harness.errors import ArmbenchError, unknown_name
+from harness.model.architecture import Dimensions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tokens = NDArray[np.int64]
+    Logits = NDArray[np.float32]
+
+
+class EngineSpec(Struct, kw_only=True):
+    """What a child needs to load an engine. `cpus` is in the order of the threads."""
+
+    engine: str
+    checkpoint: str
+    dtype: str
+    cpus: list[int]
+    options: dict[str, Any] = field(default_factory=dict)
+    prepared: str | None = None  # folder of the conversion, where the engine has one
+
+
+class Engine(Protocol):
+    """A loaded model. Greedy: each call returns the argmax of its last logits.
+
+    All sequences of a batch have the same length; `prefill` starts them anew.
+    """
+
+    def allocate(self, batch: int, context: int) -> None:
+        """Make room for `batch` sequences of up to `context` tokens."""
+
+    def prefill(self, tokens: Tokens) -> Tokens:
+        """Pass `tokens` (batch, n) and return the first output token of each, (batch,)."""
+
+    def decode(self, tokens: Tokens) -> Tokens:
+        """Pass one more token of each sequence, (batch,), and return the next, (batch,)."""
+
+    def logits(self) -> Logits:
+        """Logits of the last call's last position, (batch, vocabulary)."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the runtime says of itself: versions, threads, kernels."""
+
+
+class EngineModule(Protocol):
+    """The face of an engine's file."""
+
+    DTYPES: Sequence[str]
+    PACKAGES: Sequence[str]
+    OPTIONS: Mapping[str, Any]
+
+    def environment(self, cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]: ...
+
+    def memory_bytes(
+        self, d: Dimensions, dtype: str, batch: int, context: int, options: Mapping[str, Any]
+    ) -> int: ...
+
+    def load(self, spec: EngineSpec) -> Engine: ...
+
+
+def names() -> list[str]:
+    """The engines there are."""
+    here = Path(__file__).parent
+    return sorted(p.stem for p in here.glob("*.py") if not p.stem.startswith("_"))
+
+
+def module(name: str) -> EngineModule:
+    """The module of engine `name`. Raises ArmbenchError for one that does not exist."""
+    if name not in names():
+        raise unknown_name("engine", name, names())
+    return cast("EngineModule", importlib.import_module(f"harness.engines.{name}"))
+
+
+def converter(name: str) -> ModuleType | None:
+    """The module of engine `name` where it converts checkpoints, else None."""
+    found = module(name)
+    return cast("ModuleType", found) if hasattr(found, "prepare") else None
+
+
+def missing_packages(name: str) -> list[str]:
+    """Packages that engine `name` needs and that are not installed here."""
+    return [p for p in module(name).PACKAGES if importlib.util.find_spec(p) is None]
+
+
+def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of engine `name` with defaults filled in.
+
+    Raises ArmbenchError for an option it does not have, or one of another type.
+    """
+    known = module(name).OPTIONS
+    for key, value in given.items():
+        if key not in known:
+            raise unknown_name(f"option of engine {name}", key, known)
+        if type(value) is not type(known[key]):
+            raise ArmbenchError(
+                f"option {key} of engine {name} is {value!r}",
+                hint=f"give a {type(known[key]).__name__}, such as {known[key]!r}",
+            )
+    resolved = {**known, **given}
+    if check := getattr(module(name), "check_options", None):
+        check(resolved)
+    return resolved

@@ -1,0 +1,130 @@
+"""The session behind the onnxruntime engine."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from harness.errors import ArmbenchError
+from harness.model.architecture import Dimensions, dimensions
+
+if TYPE_CHECKING:
+    from harness.engines import EngineSpec, Logits, Tokens
+
+
+def session_options(cpus: list[int], options: dict[str, Any]) -> ort.SessionOptions:
+    """One thread on each of `cpus`; the first is the calling thread, which the caller pins.
+
+    Affinities are 1-based CPU ids, one group for each thread but the caller's (ONNX Runtime
+    C API, OrtSessionOptions `session.intra_op_thread_affinities`).
+    """
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads = len(cpus)
+    chosen.inter_op_num_threads = 1
+    chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    spinning = "1" if options["spinning"] else "0"
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    if len(cpus) > 1:
+        groups = ";".join(str(cpu + 1) for cpu in cpus[1:])
+        chosen.add_session_config_entry("session.intra_op_thread_affinities", groups)
+    return chosen
+
+
+class OnnxEngine:
+    """The engine protocol over one session with IO binding."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        if spec.prepared is None:
+            raise ArmbenchError("the onnxruntime engine was given no converted checkpoint")
+        config = json.loads((Path(spec.checkpoint) / "config.json").read_text())
+        self.d: Dimensions = dimensions(config)
+        os.sched_setaffinity(0, {spec.cpus[0]})
+        chosen = session_options(spec.cpus, spec.options)
+        self.threads = chosen.intra_op_num_threads
+        self.session = ort.InferenceSession(
+            str(Path(spec.prepared) / "model.onnx"), chosen, providers=["CPUExecutionProvider"]
+        )
+        inputs = {i.name for i in self.session.get_inputs()}
+        self.positions = "position_ids" in inputs
+        self.shared = spec.options["exporter"] == "builder"
+        self.names = [f"{i}.{part}" for i in range(self.d.layers) for part in ("key", "value")]
+        self.last: np.ndarray[Any, np.dtype[np.float32]] = np.empty(0, dtype=np.float32)
+        self.batch = self.context = self.length = 0
+        self.cache: list[ort.OrtValue] = []
+
+    def allocate(self, batch: int, context: int) -> None:
+        self.batch, self.context = batch, context
+        self.logit_value = self._zeros((batch, 1, self.d.vocabulary))
+        self.binding = self.session.io_binding()
+        self._start()
+
+    def _zeros(self, shape: tuple[int, ...]) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype=np.float32))
+
+    def _start(self) -> None:
+        """A cache for new sequences: whole and in place, or empty and growing."""
+        self.length = 0
+        room = self.context if self.shared else 0
+        shape = (self.batch, self.d.kv_heads, room, self.d.head)
+        if self.shared and self.cache and self.cache[0].shape() == list(shape):
+            return
+        self.cache = [self._zeros(shape) for _ in self.names]
+
+    def _bind(self, tokens: Tokens) -> None:
+        end = self.length + tokens.shape[1]
+        bind = self.binding
+        bind.bind_cpu_input("input_ids", tokens)
+        bind.bind_cpu_input("attention_mask", np.ones((self.batch, end), dtype=np.int64))
+        if self.positions:
+            row = np.arange(self.length, end, dtype=np.int64)
+            bind.bind_cpu_input("position_ids", np.tile(row, (self.batch, 1)))
+        for name, value in zip(self.names, self.cache, strict=True):
+            bind.bind_ortvalue_input(f"past_key_values.{name}", value)
+            if self.shared:
+                bind.bind_ortvalue_output(f"present.{name}", value)
+            else:
+                bind.bind_output(f"present.{name}", "cpu")
+        if self.shared:
+            bind.bind_ortvalue_output("logits", self.logit_value)
+        else:
+            bind.bind_output("logits", "cpu")
+
+    def _step(self, tokens: Tokens) -> Tokens:
+        self._bind(np.ascontiguousarray(tokens))
+        self.session.run_with_iobinding(self.binding)
+        if self.shared:
+            self.last = self.logit_value.numpy()[:, -1]
+        else:
+            bound = [f"present.{name}" for name in self.names] + ["logits"]  # as in _bind
+            outputs = dict(zip(bound, self.binding.get_outputs(), strict=True))
+            self.last = outputs["logits"].numpy()[:, -1]
+            self.cache = [outputs[f"present.{name}"] for name in self.names]
+        self.length += tokens.shape[1]
+        picked: Tokens = self.last.argmax(axis=-1)
+        return picked
+
+    def prefill(self, tokens: Tokens) -> Tokens:
+        self._start()
+        return self._step(tokens)
+
+    def decode(self, tokens: Tokens) -> Tokens:
+        return self._step(tokens[:, None])
+
+    def logits(self) -> Logits:
+        return self.last.copy()
+
+    def facts(self) -> dict[str, Any]:
+        chosen = self.session.get_session_options()
+        key = "session.intra_op_thread_affinities"
+        return {
+            "onnxruntime": ort.__version__,
+            "threads": chosen.intra_op_num_threads,
+            "affinities": chosen.get_session_config_entry(key) if self.threads > 1 else "",
+            "providers": self.session.get_providers(),
+            "kv_cache": "shared, preallocated" if self.shared else "grows by concatenation",
+        }

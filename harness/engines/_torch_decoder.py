@@ -1,0 +1,226 @@
+"""The decoder behind the torch engine: Qwen2, Qwen2.5 and Qwen3 (dense)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors import safe_open
+from torch import Tensor
+
+from harness.model.architecture import Dimensions, dimensions
+from harness.model.checkpoint import tensor_files
+
+if TYPE_CHECKING:
+    from harness.engines import EngineSpec, Logits, Tokens
+
+
+class Linear:
+    """`x @ weight.T + bias`, with the weight packed for oneDNN where that is possible."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, packed: bool) -> None:
+        self.packed = packed
+        self.bias = bias
+        # None: the packed form must serve prefill and decode, so no batch size is promised.
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if packed else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(
+                x, self.weight, self.bias, "none", [], ""
+            )
+            return out
+        return F.linear(x, self.weight, self.bias)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """`residual + self(x)`, in one pass where packed."""
+        if self.packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+                x, residual, self.weight, self.bias, "add"
+            )
+            return out
+        return residual + self(x)
+
+
+def can_pack() -> bool:
+    """Whether this build of torch has the packed linear layers, tried on a small one."""
+    try:
+        weight = torch.ones(8, 8)
+        Linear(weight, None, packed=True).added_to(torch.ones(1, 8), torch.ones(1, 8))
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return True
+
+
+class Weights:
+    """Tensors of a checkpoint by name, read in one dtype, one at a time."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self.files = tensor_files(folder)
+        self.folder = folder
+        self.dtype = dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.folder / self.files[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor.to(self.dtype).contiguous()
+
+    def stacked(self, *names: str) -> Tensor:
+        return torch.cat([self[name] for name in names])
+
+
+class Layer:
+    """One decoder layer: query, key and value in one product, gate and up in one."""
+
+    def __init__(self, weights: Weights, index: int, d: Dimensions, *, packed: bool) -> None:
+        at = f"model.layers.{index}."
+        attention, mlp = at + "self_attn.", at + "mlp."
+        bias = (
+            weights.stacked(*(f"{attention}{n}_proj.bias" for n in "qkv")) if d.qkv_bias else None
+        )
+        self.d = d
+        self.norm_in = weights[at + "input_layernorm.weight"]
+        self.norm_mid = weights[at + "post_attention_layernorm.weight"]
+        self.qkv = Linear(
+            weights.stacked(*(f"{attention}{n}_proj.weight" for n in "qkv")), bias, packed=packed
+        )
+        self.out = Linear(weights[attention + "o_proj.weight"], None, packed=packed)
+        self.gate_up = Linear(
+            weights.stacked(mlp + "gate_proj.weight", mlp + "up_proj.weight"), None, packed=packed
+        )
+        self.down = Linear(weights[mlp + "down_proj.weight"], None, packed=packed)
+        self.qk_norm: Tensor | None = None
+        if d.qk_norm:  # one scale per head: queries', then keys'
+            q, k = weights[attention + "q_norm.weight"], weights[attention + "k_norm.weight"]
+            self.qk_norm = torch.cat([q.expand(d.heads, -1), k.expand(d.kv_heads, -1)])
+
+    def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of `x` (batch, n, hidden) as (batch, heads, n, head)."""
+        d = self.d
+        batch, n, _ = x.shape
+        qkv = self.qkv(F.rms_norm(x, (d.hidden,), self.norm_in, d.norm_eps))
+        qkv = qkv.view(batch, n, d.heads + 2 * d.kv_heads, d.head)
+        qk, v = qkv[:, :, : d.heads + d.kv_heads], qkv[:, :, d.heads + d.kv_heads :]
+        if self.qk_norm is not None:
+            qk = F.rms_norm(qk, (d.head,), None, d.norm_eps) * self.qk_norm
+        half = d.head // 2
+        turned = torch.cat((-qk[..., half:], qk[..., :half]), dim=-1)
+        qk = torch.addcmul(qk * cos, turned, sin).transpose(1, 2)
+        return qk[:, : d.heads], qk[:, d.heads :], v.transpose(1, 2)
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attention of `q` (batch, heads, n, head) over all cached positions; n is 1 or all."""
+        d = self.d
+        batch, _, n, _ = q.shape
+        if n == 1:  # the queries that share a KV head act as its rows: nothing is repeated
+            q = q.reshape(batch, d.kv_heads, d.heads // d.kv_heads, d.head)
+            out = F.scaled_dot_product_attention(q, keys, values)
+            return out.reshape(batch, 1, d.heads * d.head)
+        out = F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
+        return out.transpose(1, 2).reshape(batch, n, d.heads * d.head)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The layer's output from its input and its attention."""
+        d = self.d
+        x = self.out.added_to(x, attended)
+        both = self.gate_up(F.rms_norm(x, (d.hidden,), self.norm_mid, d.norm_eps))
+        gate, up = both[..., : d.intermediate], both[..., d.intermediate :]
+        return self.down.added_to(x, F.silu(gate) * up)
+
+
+class Decoder:
+    """The whole model with a static KV cache for sequences of equal length."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, *, packed: bool) -> None:
+        self.d = d = dimensions(json.loads((folder / "config.json").read_text()))
+        weights = Weights(folder, dtype)
+        self.dtype = dtype
+        self.embedding = weights["model.embed_tokens.weight"]
+        self.layers = [Layer(weights, i, d, packed=packed) for i in range(d.layers)]
+        self.norm = weights["model.norm.weight"]
+        head = self.embedding if d.tied else weights["lm_head.weight"]
+        self.head = Linear(head, None, packed=packed)
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.length = 0
+
+    def allocate(self, batch: int, context: int) -> None:
+        """A zeroed cache of (batch, KV heads, context, head) for each layer, and the angles."""
+        d = self.d
+        shape = (batch, d.kv_heads, context, d.head)
+        self.keys = [torch.zeros(shape, dtype=self.dtype) for _ in self.layers]
+        self.values = [torch.zeros(shape, dtype=self.dtype) for _ in self.layers]
+        exponents = torch.arange(0, d.head, 2, dtype=torch.float32) / d.head
+        angles = torch.outer(torch.arange(context).float(), d.rope_theta**-exponents)
+        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
+        self.cos, self.sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        self.length = 0
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append `tokens` (batch, n) and return the last position's logits (batch, vocabulary)."""
+        start, end = self.length, self.length + tokens.shape[1]
+        x = F.embedding(tokens, self.embedding)
+        cos, sin = self.cos[start:end], self.sin[start:end]
+        for layer, keys, values in zip(self.layers, self.keys, self.values, strict=True):
+            q, k, v = layer.heads(x, cos, sin)
+            keys[:, :, start:end] = k
+            values[:, :, start:end] = v
+            x = layer.finish(x, layer.attend(q, keys[:, :, :end], values[:, :, :end]))
+        self.length = end
+        last = F.rms_norm(x[:, -1], (self.d.hidden,), self.norm, self.d.norm_eps)
+        return self.head(last)
+
+
+@contextmanager
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+class TorchEngine:
+    """The engine protocol over `Decoder`."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        torch.set_num_threads(len(spec.cpus))
+        torch.set_num_interop_threads(1)
+        self.packed = bool(spec.options["packed"]) and can_pack()
+        with _inference():
+            self.decoder = Decoder(
+                Path(spec.checkpoint), getattr(torch, spec.dtype), packed=self.packed
+            )
+        self.last = torch.empty(0)
+
+    def allocate(self, batch: int, context: int) -> None:
+        with _inference():
+            self.decoder.allocate(batch, context)
+
+    def _step(self, tokens: Tokens) -> Tokens:
+        with _inference():
+            self.last = self.decoder.step(torch.from_numpy(tokens))
+            picked: Tokens = self.last.argmax(dim=-1).numpy()
+        return picked
+
+    def prefill(self, tokens: Tokens) -> Tokens:
+        self.decoder.length = 0
+        return self._step(tokens)
+
+    def decode(self, tokens: Tokens) -> Tokens:
+        return self._step(tokens[:, None])
+
+    def logits(self) -> Logits:
+        return np.asarray(self.last.float().numpy())
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "interop_threads": torch.get_num_interop_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "linear": "oneDNN packed" if self.packed else "torch.nn.functional.linear",
+        }

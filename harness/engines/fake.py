@@ -1,0 +1,121 @@
+"""A model of an engine: it sleeps for as long as it is told, and fails when it is told.
+
+For tests, demos and the harness's own cost. It reads the checkpoint's config, not its
+weights, and its figures are the options' figures: a result with it is never a measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ArmbenchError, unknown_name
+from harness.model.architecture import Dimensions, dimensions
+
+if TYPE_CHECKING:
+    from harness.engines import Engine, EngineSpec, Logits, Tokens
+
+DTYPES = ("float32", "bfloat16")
+PACKAGES = ("numpy",)
+OPTIONS: Mapping[str, Any] = {
+    "prefill_s_per_token": 1e-5,
+    "step_s": 1e-3,
+    "memory_bytes": 64 * 2**20,
+    "fault": "",  # crash, hang, error, out-of-memory or stray (a thread off its CPUs)
+    "fault_step": 8,  # the decode step at which it happens
+    "fault_dtype": "",  # only for this dtype, else for all
+}
+FAULTS = ("crash", "hang", "error", "out-of-memory", "stray")
+
+
+def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
+    """Nothing: one thread, pinned by the worker."""
+    return {}
+
+
+def memory_bytes(
+    d: Dimensions, dtype: str, batch: int, context: int, options: Mapping[str, Any]
+) -> int:
+    """What the option says."""
+    return int(options["memory_bytes"])
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise ArmbenchError for a fault that does not exist, or a negative time."""
+    if options["fault"] and options["fault"] not in FAULTS:
+        raise unknown_name("fault", options["fault"], FAULTS)
+    if options["step_s"] < 0 or options["prefill_s_per_token"] < 0:
+        raise ArmbenchError("the fake engine's times must not be negative", hint="give seconds")
+
+
+def load(spec: EngineSpec) -> Engine:
+    """A fake engine for `spec.checkpoint`'s vocabulary."""
+    return FakeEngine(spec)
+
+
+class FakeEngine:
+    """The engine protocol over a clock: the next token is a fixed function of the last."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        import numpy as np
+
+        self.np = np
+        self.spec = spec
+        config = json.loads((Path(spec.checkpoint) / "config.json").read_text())
+        self.vocabulary = dimensions(config).vocabulary
+        self.steps = 0
+        self.last = np.zeros(0, dtype=np.int64)
+        only = spec.options["fault_dtype"]
+        self.fault = spec.options["fault"] if only in ("", spec.dtype) else ""
+
+    def allocate(self, batch: int, context: int) -> None:
+        self.last = self.np.zeros(batch, dtype=self.np.int64)
+
+    def _advance(self, tokens: Tokens) -> Tokens:
+        self.last = (tokens * 31 + 7) % self.vocabulary
+        return self.last
+
+    def prefill(self, tokens: Tokens) -> Tokens:
+        _spend(self.spec.options["prefill_s_per_token"] * tokens.size)
+        return self._advance(tokens[:, -1])
+
+    def decode(self, tokens: Tokens) -> Tokens:
+        self.steps += 1
+        if self.fault and self.steps == self.spec.options["fault_step"]:
+            _fail(self.fault)
+        _spend(self.spec.options["step_s"])
+        return self._advance(tokens)
+
+    def logits(self) -> Logits:
+        logits = self.np.zeros((len(self.last), self.vocabulary), dtype=self.np.float32)
+        logits[self.np.arange(len(self.last)), self.last] = 1.0
+        return logits
+
+    def facts(self) -> dict[str, Any]:
+        return {"fake": "figures are the options', not measurements", "threads": 1}
+
+
+def _spend(seconds: float) -> None:
+    """Compute until `seconds` have gone by: a sleeping thread would prove no placement."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def _fail(fault: str) -> None:
+    if fault == "crash":
+        print("fake engine: crashing as asked", flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif fault == "hang":
+        time.sleep(3600)
+    elif fault == "error":
+        raise RuntimeError("fake engine: failing as asked")
+    elif fault == "out-of-memory":
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does
+    elif fault == "stray":
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))

@@ -1,0 +1,123 @@
+"""ONNX Runtime: raw sessions on a graph made once from the checkpoint.
+
+`exporter = "builder"` takes onnxruntime-genai's model builder: grouped-query attention on a KV
+cache that is preallocated and shared between input and output, and a head that is computed for the
+last position only. `exporter = "optimum"` takes Optimum's export, whose cache grows by
+concatenation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ArmbenchError, unknown_name
+from harness.model.architecture import Dimensions, parameters
+
+if TYPE_CHECKING:
+    from harness.engines import Engine, EngineSpec
+
+DTYPES = ("float32",)
+PACKAGES = ("onnxruntime",)
+OPTIONS: Mapping[str, Any] = {"exporter": "builder", "spinning": True}
+EXPORTERS = {
+    "builder": ("onnxruntime_genai", "onnx_ir", "torch", "transformers"),
+    "optimum": ("optimum.onnxruntime", "onnx", "torch", "transformers"),
+}
+
+_RUNTIME_BYTES = 150 * 2**20  # the library and its arenas at rest, measured as RSS
+
+
+def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
+    """ONNX Runtime has its own pool, pinned by session options; this only quiets NumPy's."""
+    return {"OMP_NUM_THREADS": "1"}
+
+
+def memory_bytes(
+    d: Dimensions, dtype: str, batch: int, context: int, options: Mapping[str, Any]
+) -> int:
+    """Peak bytes: weights with packed copies beside them, KV cache, logits, activations.
+
+    A tied head is stored twice in the graph. The copies stand beside the initialisers while the
+    session is made.
+    """
+    embedding = d.vocabulary * d.hidden if d.tied else 0
+    weights = 4 * (parameters(d) + embedding)
+    cache = 2 * d.layers * d.kv_heads * d.head * context * batch * 4
+    rows = context if options["exporter"] == "optimum" else 1
+    logits = batch * rows * d.vocabulary * 4
+    activations = batch * context * (2 * d.intermediate + 6 * d.hidden) * 4
+    return int(1.75 * weights) + cache * 2 + logits + activations + _RUNTIME_BYTES
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise ArmbenchError for an exporter that does not exist."""
+    if options["exporter"] not in EXPORTERS:
+        raise unknown_name("exporter", str(options["exporter"]), EXPORTERS)
+
+
+def prepare_options(dtype: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the conversion depends on: its cache key beside the checkpoint."""
+    return {"dtype": dtype, "exporter": options["exporter"]}
+
+
+def prepare_packages(options: Mapping[str, Any]) -> Sequence[str]:
+    """Packages that the conversion needs beyond the engine's own."""
+    return EXPORTERS[options["exporter"]]
+
+
+def prepare_bytes(d: Dimensions, options: Mapping[str, Any]) -> tuple[int, int]:
+    """(memory, disk) the conversion needs at its peak, in bytes.
+
+    Measured on Qwen2.5-0.5B: the builder held about 2.5 times the float32 weights, Optimum five.
+    """
+    weights = 4 * (parameters(d) + (d.vocabulary * d.hidden if d.tied else 0))
+    times = {"builder": 2.5, "optimum": 5.0}[options["exporter"]]
+    return int(times * weights) + 2**30, int(1.05 * weights)
+
+
+def prepare(spec: EngineSpec, folder: Path) -> None:
+    """Write the graph of `spec.checkpoint` to `folder`; no network, in this process.
+
+    Raises ArmbenchError where the exporter fails to write a graph.
+    """
+    if spec.options["exporter"] == "builder":
+        _build(spec, folder)
+    else:
+        _export(spec, folder)
+    if not (folder / "model.onnx").is_file():
+        raise ArmbenchError(f"the exporter {spec.options['exporter']} wrote no model.onnx")
+
+
+def _build(spec: EngineSpec, folder: Path) -> None:
+    from onnxruntime_genai.models.builder import create_model
+
+    create_model(
+        "local",
+        spec.checkpoint,
+        str(folder),
+        {"float32": "fp32"}[spec.dtype],
+        "cpu",
+        str(folder / "cache"),
+        prune_lm_head=True,
+    )
+
+
+def _export(spec: EngineSpec, folder: Path) -> None:
+    from optimum.exporters.onnx import main_export
+
+    main_export(
+        spec.checkpoint,
+        output=folder,
+        task="text-generation-with-past",
+        local_files_only=True,
+        do_validation=False,
+    )
+
+
+def load(spec: EngineSpec) -> Engine:
+    """A session on the graph in `spec.prepared`, in this process, threads on `spec.cpus`."""
+    from harness.engines._onnxruntime_session import OnnxEngine
+
+    return OnnxEngine(spec)

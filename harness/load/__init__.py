@@ -1,0 +1,1 @@
+"""Offered load: what is sent, and when."""

@@ -1,0 +1,181 @@
+"""The engines compute the model, row by row, on threads that stay where they were put."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import agreement, conversion, engines, wire
+from harness.engine_process import EngineProcess
+from harness.engines import EngineSpec
+from harness.load import driver
+from harness.machine.placement import Watch
+from harness.model import checkpoint
+from harness.records.run import Agreement, LoadPoint, Variant
+
+pytestmark = pytest.mark.engine
+CPUS = sorted(os.sched_getaffinity(0))[:2]
+RIGHT = [
+    ("torch", "float32", {}),
+    ("torch", "float32", {"packed": False}),
+    ("torch", "bfloat16", {}),
+    ("torch", "bfloat16", {"packed": False}),
+    ("onnxruntime", "float32", {}),
+    ("onnxruntime", "float32", {"exporter": "optimum"}),
+]
+
+
+def ids(value: Any) -> str:
+    return "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def spec_for(
+    folder: Path, engine: str, dtype: str, options: dict[str, Any], cpus: list[int] = CPUS
+) -> EngineSpec:
+    variant = Variant(
+        engine=engine,
+        dtype=dtype,
+        threads=len(cpus),
+        options=engines.resolve_options(engine, options),
+    )
+    opened = checkpoint.open_folder(folder)
+    key = checkpoint.fingerprint(checkpoint.identify(opened))
+    prepared, _ = conversion.prepare(variant, opened, key, cpus)
+    return EngineSpec(
+        engine=engine,
+        checkpoint=str(folder),
+        dtype=dtype,
+        cpus=cpus,
+        options=variant.options,
+        prepared=str(prepared) if prepared else None,
+    )
+
+
+def process_for(spec: EngineSpec) -> EngineProcess:
+    variables = engines.module(spec.engine).environment(spec.cpus, spec.options)
+    return EngineProcess(spec.cpus, variables)
+
+
+@pytest.fixture(scope="session")
+def references(tmp_path_factory: pytest.TempPathFactory, qwen2: Path, qwen3: Path) -> Any:
+    """Reference files of both tiny models, from transformers in a process of its own."""
+    folder = tmp_path_factory.mktemp("references")
+    made = {}
+    for model in (qwen2, qwen3):
+        prompt = agreement.fixed_prompt(model, 4096)
+        file = folder / f"{model.name}.npz"
+        with EngineProcess(CPUS, {}) as process:
+            process.ask(
+                wire.MakeReference(str(model), prompt, agreement.POSITIONS, str(file)),
+                wire.Done,
+                120,
+            )
+        made[model.name] = file
+    return made
+
+
+def agreement_of(spec: EngineSpec, reference: Path) -> Agreement:
+    with process_for(spec) as process:
+        process.ask(wire.Load(spec), wire.Loaded, 120)
+        return process.ask(wire.Compare(str(reference)), wire.Compared, 120).agreement
+
+
+@pytest.mark.parametrize("model", ["qwen2", "qwen3"])
+@pytest.mark.parametrize(("engine", "dtype", "options"), RIGHT, ids=ids)
+def test_an_engine_computes_what_transformers_computes(
+    model: str,
+    engine: str,
+    dtype: str,
+    options: dict[str, Any],
+    references: dict[str, Path],
+    request: pytest.FixtureRequest,
+) -> None:
+    spec = spec_for(request.getfixturevalue(model), engine, dtype, options)
+    found = agreement_of(spec, references[model])
+    assert agreement.shortfalls(found, agreement.bounds(dtype)) == []
+    assert found.positions == agreement.POSITIONS
+
+
+def test_other_weights_are_caught_by_the_same_bounds(
+    qwen2: Path, qwen3: Path, references: dict[str, Path]
+) -> None:
+    found = agreement_of(spec_for(qwen3, "torch", "float32", {}), references["qwen2"])
+    for dtype in ("float32", "bfloat16"):
+        assert agreement.shortfalls(found, agreement.bounds(dtype))
+
+
+def test_bfloat16_would_not_pass_for_float32(qwen3: Path, references: dict[str, Path]) -> None:
+    found = agreement_of(spec_for(qwen3, "torch", "bfloat16", {}), references["qwen3"])
+    assert found.delta_mean > 1e-4
+    assert agreement.shortfalls(found, agreement.bounds("float32"))
+
+
+@pytest.mark.parametrize(("engine", "dtype", "options"), [RIGHT[0], *RIGHT[4:]], ids=ids)
+def test_a_row_of_a_batch_gets_the_tokens_it_gets_alone(
+    engine: str, dtype: str, options: dict[str, Any], qwen2: Path
+) -> None:
+    spec = spec_for(qwen2, engine, dtype, options)
+    rows = np.random.default_rng(1).integers(0, 4096, (3, 20)).tolist()
+    with process_for(spec) as process:
+        process.ask(wire.Load(spec), wire.Loaded, 120)
+        process.ask(wire.Allocate(3, 40), wire.Done, 120)
+        together = process.ask(wire.Generate(rows, 12), wire.Generated, 120).tokens
+        again = process.ask(wire.Generate(rows, 12), wire.Generated, 120).tokens
+        process.ask(wire.Allocate(1, 40), wire.Done, 120)
+        alone = [
+            process.ask(wire.Generate([row], 12), wire.Generated, 120).tokens[0] for row in rows
+        ]
+    assert together == again == alone
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="needs two allowed CPUs")
+@pytest.mark.parametrize("cpus", [CPUS, CPUS[::-1], CPUS[1:]], ids=str)
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_every_compute_thread_is_on_a_cpu_of_its_own(
+    engine: str, cpus: list[int], qwen3: Path
+) -> None:
+    spec = spec_for(qwen3, engine, "float32", {}, cpus)
+    load = LoadPoint(kind="offline", batch=8, input_tokens=256, output_tokens=128, requests=6)
+    with process_for(spec) as process:
+        process.ask(wire.Load(spec), wire.Loaded, 120)
+        process.ask(wire.Allocate(8, 384), wire.Done, 120)
+        driver.warm_up(process, load, seed=1, vocabulary=4096, timeout_s=120)
+        with Watch(process.pid, cpus, [0], interval_s=0.05) as watch:
+            driver.run_load(process, load, seed=1, repeat=0, vocabulary=4096, timeout_s=120)
+        _, facts = process.usage(60)
+    proof = watch.proof()
+    assert proof.faults == []
+    assert sorted(proof.threads[i].affinity for i in proof.compute) == sorted(map(str, cpus))
+    assert facts["threads"] == len(cpus)
+
+
+@pytest.mark.skipif(len(CPUS) < 2, reason="needs two allowed CPUs")
+def test_an_affinity_set_without_places_is_caught(qwen3: Path) -> None:
+    """The trap of torch on Linux: without OMP_PLACES the pool's threads may run anywhere."""
+    spec = spec_for(qwen3, "torch", "float32", {})
+    load = LoadPoint(kind="offline", batch=8, input_tokens=256, output_tokens=64, requests=4)
+    with EngineProcess(CPUS, {"OMP_NUM_THREADS": "2"}) as process:
+        process.ask(wire.Load(spec), wire.Loaded, 120)
+        process.ask(wire.Allocate(8, 320), wire.Done, 120)
+        with Watch(process.pid, CPUS, [0], interval_s=0.05) as watch:
+            driver.run_load(process, load, seed=1, repeat=0, vocabulary=4096, timeout_s=120)
+    assert any("not bound to one CPU" in fault for fault in watch.proof().faults)
+
+
+def test_a_checkpoint_of_the_other_kind_of_head_loads(tmp_path: Path, qwen2: Path) -> None:
+    opened = checkpoint.open_folder(qwen2)
+    assert "lm_head.weight" in checkpoint.tensor_files(qwen2)
+    assert not opened.dimensions.tied
+
+
+def test_the_fixed_prompt_is_the_checkpoints_own_tokens(qwen3: Path, tmp_path: Path) -> None:
+    prompt = agreement.fixed_prompt(qwen3, 4096)
+    assert len(prompt) == agreement.PROMPT_TOKENS
+    assert prompt == agreement.fixed_prompt(qwen3, 4096)
+    without = agreement.fixed_prompt(tmp_path, 4096)
+    assert len(set(without)) == agreement.PROMPT_TOKENS
+    assert max(without) < 4096
