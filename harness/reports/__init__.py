@@ -1,0 +1,1 @@
+"""Sheets and how they are drawn. All arithmetic is in the sheet."""

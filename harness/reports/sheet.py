@@ -1,0 +1,206 @@
+"""A table ready to draw: columns with units, rows of text, notes in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct, field
+
+from harness import cost, metrics, prices, validity
+from harness.errors import ArmbenchError
+from harness.records.money import ApiPrice, PriceChange
+from harness.records.run import Case, Estimate, Result
+from harness.units import format_bytes
+
+MISSING = "–"
+_INTERVAL_NOTE = (
+    "± is half of the 95 % interval (Student's t) over the valid repeats, each in a fresh process; "
+    "n is valid/asked repeats"
+)
+
+
+class Column(Struct, kw_only=True):
+    """The head of a column, and whether more or less of it is better."""
+
+    label: str
+    unit: str = ""
+    direction: metrics.Direction = "none"
+    right: bool = True
+
+
+class Sheet(Struct, kw_only=True):
+    """`rows` hold one text for each column; `notes` go below, most important first."""
+
+    title: str
+    columns: list[Column]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`value` with `digits` significant digits and no exponent; a dash for None."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e" in text or abs(value) >= 10**digits else text
+
+
+def with_interval(figure: Estimate | None, digits: int = 3) -> str:
+    """`17.2 ± 0.4`: the mean and half the width of its 95 % interval."""
+    if figure is None:
+        return MISSING
+    if figure.low is None or figure.high is None:
+        return number(figure.value, digits)
+    return f"{number(figure.value, digits)} ± {number((figure.high - figure.low) / 2, 2)}"
+
+
+def _pair(figures: dict[str, Estimate], first: str, second: str) -> str:
+    """Two figures in milliseconds: `312 / 340`."""
+    values = (figures.get(first), figures.get(second))
+    return " / ".join(MISSING if f is None else number(1000 * f.value) for f in values)
+
+
+def load_text(case: Case) -> str:
+    """The load of `case` for people: `offline ×4, pp512 tg128`."""
+    load = case.load
+    shape = f"pp{load.input_tokens} tg{load.output_tokens}"
+    return f"single stream, {shape}" if load.batch == 1 else f"offline ×{load.batch}, {shape}"
+
+
+def _rss(figures: dict[str, Estimate]) -> str:
+    figure = figures.get("peak_rss_bytes")
+    return MISSING if figure is None else format_bytes(figure.value)
+
+
+_COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]] = [
+    (Column(label="engine", right=False), lambda r, c, f: c.variant.engine),
+    (Column(label="dtype", right=False), lambda r, c, f: c.variant.dtype),
+    (Column(label="thr."), lambda r, c, f: str(c.variant.threads)),
+    (Column(label="load", right=False), lambda r, c, f: load_text(c)),
+    (
+        Column(label="prefill", unit="tok/s", direction="higher"),
+        lambda r, c, f: with_interval(f.get("prefill_tok_per_s")),
+    ),
+    (
+        Column(label="TTFT p50/p95", unit="ms", direction="lower"),
+        lambda r, c, f: _pair(f, "ttft_p50_s", "ttft_p95_s"),
+    ),
+    (
+        Column(label="TPOT p50/p95", unit="ms", direction="lower"),
+        lambda r, c, f: _pair(f, "tpot_p50_s", "tpot_p95_s"),
+    ),
+    (
+        Column(label="ITL p50/p95", unit="ms", direction="lower"),
+        lambda r, c, f: _pair(f, "itl_p50_s", "itl_p95_s"),
+    ),
+    (
+        Column(label="output", unit="tok/s", direction="higher"),
+        lambda r, c, f: with_interval(f.get("output_tok_per_s")),
+    ),
+    (Column(label="peak RSS", direction="lower"), lambda r, c, f: _rss(f)),
+    (
+        Column(label="cost in / out", unit="per M tokens", direction="lower"),
+        lambda r, c, f: _cost(r, c),
+    ),
+    (
+        Column(label="n"),
+        lambda r, c, f: f"{len(metrics.valid_trials(r.trials, c))}/{r.plan.repeats}",
+    ),
+]
+
+
+def _cost(result: Result, case: Case) -> str:
+    into, out = cost.case_costs(result, case.id)
+    if into is None and out is None:
+        return MISSING
+    both = " / ".join(number(e.value if e else None) for e in (into, out))
+    return f"{both} {result.price.currency if result.price else ''}"
+
+
+def _amounts(price: ApiPrice) -> str:
+    """`0.3 / 0.6 CNY`; where only a thinking run's output has a price, that one, marked."""
+    thinking = price.output is None and price.thinking is not None
+    out = number(price.thinking if thinking else price.output)
+    return f"{number(price.input)} / {out}{' (thinking)' if thinking else ''} {price.currency}"
+
+
+def _change(change: PriceChange) -> str:
+    before, after = (_amounts(p) if p else "unknown" for p in (change.before, change.after))
+    return f"{change.date} {before} → {after}"
+
+
+def hosted_notes(result: Result) -> list[str]:
+    """The dated prices of the nearest hosted Qwen models, and their cuts, in plain words."""
+    try:
+        hosted = prices.nearest_hosted(result.model.name, result.model.parameters)
+    except ArmbenchError as error:
+        return [f"hosted API price: {error.message}"]
+    notes = [] if hosted.references else [f"hosted API price: none known: {hosted.reason}"]
+    for reference in hosted.references[:3]:
+        for price in reference.prices[:1]:
+            notes.append(
+                f"hosted API, input / output per M tokens: {price.sku} at {price.provider} "
+                f"({price.region}) {_amounts(price)} since {price.as_of}: {reference.reason}"
+            )
+            notes += [f"  {text}" for text in prices.caveats(price)]
+        if reference.changes:
+            notes.append(f"  before and after: {'; '.join(map(_change, reference.changes))}")
+    return notes
+
+
+def _price_notes(result: Result) -> list[str]:
+    price = result.price
+    if price is None:
+        return [f"cost: {MISSING}, because {result.price_reason}"]
+    where = f" in {price.region}" if price.region else ""
+    text = (
+        f"price: {price.amount:g} {price.currency} per {price.unit.split('-')[-1]} for "
+        f"{price.sku}{where}, {price.as_of}, {price.source}"
+    )
+    return [text, *prices.caveats(price)]
+
+
+def _sample_note(result: Result) -> list[str]:
+    figures = result.summary.values()
+    if any(f.get("ttft_p95_s") is None for f in figures):
+        return [f"{MISSING} where a percentile has too few values: p95 needs 59 in one trial"]
+    return []
+
+
+def run_sheet(result: Result) -> Sheet:
+    """The table of one result: one row for each case, figures over its valid trials."""
+    rows = []
+    for case in result.plan.cases:
+        figures = result.summary.get(str(case.id), {})
+        rows.append([make(result, case, figures) for _, make in _COLUMNS])
+    weights = "synthetic weights" if result.model.weights == "synthetic" else "checkpoint"
+    title = f"{result.model.name} ({weights}), plan {result.plan.name}, {result.created[:10]}"
+    notes = [
+        _INTERVAL_NOTE,
+        *_sample_note(result),
+        *_agreement_notes(result),
+        *_price_notes(result),
+        *hosted_notes(result),
+    ]
+    return Sheet(title=title, columns=[c for c, _ in _COLUMNS], rows=rows, notes=notes)
+
+
+def _agreement_notes(result: Result) -> list[str]:
+    notes = []
+    for check in result.checks:
+        found, variant = check.agreement, check.variant
+        if found is None:
+            continue
+        notes.append(
+            f"{variant.engine} {variant.dtype} {variant.threads}T against {found.reference}: same "
+            f"next token {found.top1:.0%} of {found.positions}, KL {found.kl_mean:.1e} nats, "
+            f"|Δlogit| mean {found.delta_mean:.1e}, max {found.delta_max:.1e}"
+        )
+    return notes
+
+
+def warnings(result: Result) -> list[str]:
+    """What must be read with the table."""
+    return validity.warnings(result)

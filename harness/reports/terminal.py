@@ -1,0 +1,101 @@
+"""Sheets on a terminal, or as plain aligned lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.records.run import Plan, Result
+from harness.reports.sheet import Column, Sheet, load_text, run_sheet, warnings
+from harness.units import format_bytes, format_cpu_list, format_duration
+
+PLAIN_WIDTH = 200
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr; wide and plain where that is no terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty():
+        return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH, no_color=True)
+
+
+def table(sheet: Sheet, *, plain: bool) -> Table:
+    """`sheet` as a rich table; texts from files are shown as they are, never as markup."""
+    drawn = Table(
+        title=Text(sheet.title), box=None if plain else box.SIMPLE_HEAD, title_justify="left"
+    )
+    for column in sheet.columns:
+        heading = f"{column.label}\n{column.unit}" if column.unit else column.label
+        drawn.add_column(
+            Text(heading), justify="right" if column.right else "left", overflow="fold"
+        )
+    for row in sheet.rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    return drawn
+
+
+def show_sheet(sheet: Sheet, out: Console) -> None:
+    """Table, then its notes."""
+    out.print(table(sheet, plain=not out.is_terminal))
+    for note in sheet.notes:
+        out.print(Text(note), style="dim")
+
+
+def show_result(result: Result, out: Console) -> None:
+    """The table of `result`, its notes, and what must be read with it."""
+    show_sheet(run_sheet(result), out)
+    for warning in warnings(result):
+        out.print(Text(f"warning: {warning}"), style="yellow")
+
+
+def show_plan(plan: Plan, out: Console) -> None:
+    """The plan in a few lines."""
+    trials = len(plan.order)
+    budget = "no limit" if plan.time_budget_s is None else format_duration(plan.time_budget_s)
+    out.print(
+        Text(
+            f"plan {plan.name}: {plan.model}, {len(plan.cases)} cases × {plan.repeats} repeats = "
+            f"{trials} trials, time budget {budget}"
+        )
+    )
+    out.print(
+        Text(
+            f"engine threads on CPUs {format_cpu_list(plan.cpus)}, driver on "
+            f"{format_cpu_list(plan.driver_cpus)}"
+        )
+    )
+    for note in plan.notes:
+        out.print(Text(f"note: {note}"), style="yellow")
+
+
+def show_dry_run(plan: Plan, seconds: float, memory: Mapping[int, int], out: Console) -> None:
+    """Every case with its estimated memory, and the estimated time; nothing was run."""
+    show_plan(plan, out)
+    columns = [
+        Column(label="engine", right=False),
+        Column(label="dtype", right=False),
+        Column(label="threads"),
+        Column(label="load", right=False),
+        Column(label="options", right=False),
+        Column(label="memory"),
+    ]
+    rows = [
+        [
+            case.variant.engine,
+            case.variant.dtype,
+            str(case.variant.threads),
+            load_text(case),
+            ", ".join(f"{k}={v}" for k, v in case.variant.options.items()),
+            format_bytes(memory[case.id]),
+        ]
+        for case in plan.cases
+    ]
+    about = f"about {format_duration(seconds)} for the trials, guessed from NumPy's speed here"
+    note = f"{about}; set-up, conversion and checks come on top"
+    show_sheet(Sheet(title="would run", columns=columns, rows=rows, notes=[note]), out)

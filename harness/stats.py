@@ -1,0 +1,57 @@
+"""Estimates over repeats, and percentiles that admit when the sample is too small."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from harness.records.run import Estimate
+
+# Values from which on the largest one exceeds the true quantile with 95 % probability:
+# the smallest n with 1 - q^n >= 0.95.
+NEEDED = {0.5: 1, 0.9: 29, 0.95: 59, 0.99: 299, 0.999: 2995}
+CONFIDENCE = 0.95
+
+
+def percentile(values: Sequence[float], q: float) -> float | None:
+    """The `q` quantile by linear interpolation, None where `values` are too few to tell.
+
+    `q` is one of `NEEDED`.
+    """
+    if len(values) < NEEDED[q]:
+        return None
+    ordered = sorted(values)
+    at = q * (len(ordered) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def estimate(values: Sequence[float], unit: str) -> Estimate | None:
+    """Mean of `values`, one from each repeat, with Student's 95 % interval; None for none."""
+    if not values:
+        return None
+    n, mean = len(values), statistics.fmean(values)
+    low = high = sd = None
+    if n > 1:
+        sd = statistics.stdev(values)
+        half = student_t(n - 1) * sd / math.sqrt(n)
+        low, high = mean - half, mean + half
+    return Estimate(
+        value=mean,
+        low=low,
+        high=high,
+        n=n,
+        unit=unit,
+        method="mean, Student's t over repeats",
+        median=statistics.median(values),
+        sd=sd,
+    )
+
+
+def student_t(degrees: int) -> float:
+    """The two-sided 95 % quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))

@@ -1,0 +1,130 @@
+"""Result files: one for each plan on each machine, whole at every instant, numbered by schema."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.errors import ArmbenchError
+from harness.records.run import SCHEMA, Result
+
+# One step for each schema that was ever written: from the key to the key plus one.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+_MAX_BYTES = 2 * 2**30
+
+
+def safe_name(text: str) -> str:
+    """`text` as a file name: lower case letters, digits, dots and dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:80] or "unnamed"
+
+
+def new_path(root: Path, machine: str, plan: str, now: datetime.datetime) -> Path:
+    """A path that does not exist yet: `<root>/<machine>/<plan>/<UTC time>.json`.
+
+    Raises ArmbenchError where the folder cannot be written.
+    """
+    folder = root / safe_name(machine) / safe_name(plan)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ArmbenchError(
+            f"results folder {folder} cannot be written: {error.strerror}",
+            hint="give another one with --results DIR",
+        ) from error
+    stem = now.strftime("%Y%m%dT%H%M%SZ")
+    path, number = folder / f"{stem}.json", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.json"
+    return path
+
+
+def save(result: Result, path: Path) -> None:
+    """Replace `path` by `result`, on disk before it returns; the old file stays until then.
+
+    Raises ArmbenchError where it cannot be written (the old file is then as it was).
+    """
+    body = msgspec.json.encode(result)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise ArmbenchError(
+            f"result {path} cannot be written: {error.strerror}",
+            hint="free disk space or give another folder with --results DIR, then --resume",
+        ) from error
+
+
+def load(path: Path) -> Result:
+    """The result in `path`, brought to today's schema.
+
+    Raises ArmbenchError for a file that is missing, empty, cut off, no result, or newer.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ArmbenchError(f"{path} is larger than any result this program writes")
+        body = path.read_bytes()
+    except OSError as error:
+        raise ArmbenchError(f"result {path} cannot be read: {error.strerror}") from error
+    if not body.strip():
+        raise ArmbenchError(f"result {path} is empty", hint="run the plan again")
+    try:
+        raw = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ArmbenchError(
+            f"result {path} is cut off or not JSON: {error}", hint="run the plan again"
+        ) from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("schema"), int):
+        raise ArmbenchError(f"{path} is not an armbench result: it has no schema number")
+    try:
+        return msgspec.convert(upgraded(raw, path), Result)
+    except msgspec.ValidationError as error:
+        raise ArmbenchError(f"result {path} does not follow its schema: {error}") from error
+
+
+def upgraded(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`raw` climbed to today's schema, one step at a time."""
+    number = raw["schema"]
+    if number > SCHEMA:
+        raise ArmbenchError(
+            f"result {path} has schema {number}, this armbench knows up to {SCHEMA}",
+            hint="upgrade armbench to read it",
+        )
+    while raw["schema"] < SCHEMA:
+        step = UPGRADES.get(raw["schema"])
+        if step is None:
+            raise ArmbenchError(f"result {path} has schema {number}, too old to be read")
+        raw = {**step(raw), "schema": raw["schema"] + 1}
+    return raw
+
+
+def find(name: str, root: Path) -> Path:
+    """The file that `name` means: a path, or `latest` for the newest below `root`.
+
+    Raises ArmbenchError where there is none.
+    """
+    if name != "latest":
+        return Path(name)
+    files = [p for p in root.glob("*/*/*.json") if not p.name.startswith(".")]
+    if not files:
+        raise ArmbenchError(
+            f"there is no result below {root}", hint="run `armbench run` first, or give a file"
+        )
+    return max(files, key=lambda p: p.stat().st_mtime_ns)
