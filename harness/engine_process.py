@@ -90,10 +90,10 @@ class EngineProcess:
     def __enter__(self) -> EngineProcess:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.channel.close()
         try:
-            self.process.wait(timeout=5)
+            self.process.wait(timeout=0 if kind else 5)
         except subprocess.TimeoutExpired:
             self.kill()
         self.log.close()

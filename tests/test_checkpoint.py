@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,27 @@ def test_a_hub_id_without_a_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ArmbenchError) as caught:
         checkpoint.resolve("Qwen/Qwen2.5-0.5B-does-not-exist")
     assert "give its folder" in (caught.value.hint or "")
+
+
+def test_a_hub_id_in_the_local_cache_needs_no_network(qwen3: Path, tmp_path: Path) -> None:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    at = tmp_path / "models--someone--tiny"
+    shutil.copytree(qwen3, at / "snapshots" / revision)
+    (at / "refs").mkdir()
+    (at / "refs" / "main").write_text(revision)
+    code = (
+        "from harness.model import checkpoint\n"
+        "found = checkpoint.resolve('someone/tiny')\n"
+        "print(found.name, found.revision)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["someone/tiny", revision]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from harness import store, validity
+from harness import engine_process, store, validity, wire
+from harness.engine_process import EngineFailed, EngineProcess
 from harness.errors import Exit
 from harness.records.run import Result
 
@@ -201,6 +202,25 @@ def test_an_interrupted_run_keeps_what_ended_and_can_be_finished(
     assert result.finished
     assert [(t.case, t.repeat) for t in result.trials] == result.plan.order
     assert result.trials[: len(kept.trials)] == kept.trials
+
+
+@pytest.mark.parametrize(("rise", "blamed"), [(1, True), (0, False)])
+def test_a_kill_is_blamed_on_memory_only_if_the_kernel_counted_one(
+    monkeypatch: pytest.MonkeyPatch, rise: int, blamed: bool
+) -> None:
+    counts = iter([5, 5 + rise])
+    monkeypatch.setattr(engine_process, "oom_kills", lambda: next(counts))
+    with EngineProcess([min(os.sched_getaffinity(0))], {}) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(EngineFailed, match="killed by SIGKILL during 'mark'") as caught:
+            process.ask(wire.Mark(), wire.Done, 30)
+    assert ("ran out of memory" in caught.value.reason) == blamed
+
+
+def test_an_engine_process_may_be_killed_first_when_memory_ends() -> None:
+    with EngineProcess([min(os.sched_getaffinity(0))], {}) as process:
+        process.ask(wire.Mark(), wire.Done, 30)
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000"
 
 
 def test_resuming_with_other_weights_is_refused(

@@ -98,7 +98,10 @@ def _bytes(text: str | None) -> int | None:
 
 def _domains(shared: dict[tuple[int, str], list[list[int]]]) -> list[list[int]]:
     """The groups of the last level, where that is beyond the cores' own caches."""
-    outer = [key for key in shared if key[0] >= 3] or [
-        key for key in shared if key[0] == 2 and any(len(g) > 2 for g in shared[key])
+    own = max((len(g) for key, gs in shared.items() if key[0] == 1 for g in gs), default=2)
+    outer = [
+        key
+        for key, groups in shared.items()
+        if key[0] > 2 or (key[0] == 2 and any(len(g) > own for g in groups))
     ]
     return shared[max(outer)] if outer else []

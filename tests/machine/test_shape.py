@@ -60,6 +60,16 @@ def test_without_topology_folders_an_x86_cpuinfo_tells_cores_and_packages(tmp_pa
     assert topology.vcpu == "hardware thread"
 
 
+def test_an_l2_that_cores_share_is_the_last_level_where_there_is_no_l3(tmp_path: Path) -> None:
+    server = trees.load("graviton2-16cpu")
+    server.caches = [
+        trees.CacheLevel(level=1, type="Data", kib=32),
+        trees.CacheLevel(level=2, type="Unified", kib=2048, shared=2),
+    ]
+    topology = detect(trees.write_tree(tmp_path, server)).topology
+    assert topology.llc_domains[:2] == ["0-1", "2-3"]
+
+
 def test_ids_without_lists_are_enough(tmp_path: Path) -> None:
     root = tree(tmp_path, "sapphire-rapids-16cpu")
     for path in root.glob(f"{CPU}/cpu*/topology/*_list"):
