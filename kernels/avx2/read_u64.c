@@ -1,0 +1,7 @@
+// arch: x86_64
+// flags: -mavx2 -mfma
+// read over large arrays; bytes and loop: ../memory_read.h
+
+#include "vector.h"
+
+#include "../memory_read.h"

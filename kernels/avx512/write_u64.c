@@ -1,0 +1,7 @@
+// arch: x86_64
+// flags: -mavx512f
+// write over large arrays; bytes and loop: ../memory_write.h
+
+#include "vector.h"
+
+#include "../memory_write.h"

@@ -1,0 +1,48 @@
+/* Write: a = pattern, in every byte. */
+#include "memory.h"
+
+AB_INLINE void write_runs(const struct ab_work *w, uint64_t rounds, const size_t streams,
+                          const int bypass)
+{
+    const size_t each = VECTORS / streams, step = each * VEC_BYTES;
+    const size_t run_bytes = ab_run_bytes(w->bytes, streams, step), done = streams * run_bytes;
+    const vec pattern = vec_word(AB_PATTERN);
+    for (uint64_t round = 0; round < rounds; round++) {
+        AB_FENCE();
+        for (size_t at = 0; at < run_bytes; at += step) {
+#pragma GCC unroll 8
+            for (size_t s = 0; s < streams; s++) {
+                unsigned char *to = w->a + s * run_bytes + at;
+#pragma GCC unroll 32
+                for (size_t v = 0; v < each; v += PAIR)
+                    if (bypass)
+                        vec_bypass_store(to + v * VEC_BYTES, pattern, pattern);
+                    else
+                        vec_store(to + v * VEC_BYTES, pattern, pattern);
+            }
+        }
+        ab_write_end(w->a + done, w->bytes - done);
+    }
+    vec_bypass_end();
+}
+
+static void run(struct ab_work *w, uint64_t rounds)
+{
+    const int bypass = w->nontemporal && (uintptr_t)w->a % VEC_DECLARED == 0;
+#define CASE(streams, bypass)                                                                      \
+    bypass ? write_runs(w, rounds, streams, 1) : write_runs(w, rounds, streams, 0)
+    AB_PICK_STREAMS(w, CASE, bypass)
+}
+
+static struct ab_amount amount(const struct ab_work *w)
+{
+    return (struct ab_amount){.bytes = w->bytes};
+}
+
+static int check(const struct ab_work *w, uint64_t rounds)
+{
+    return rounds && ab_ref_write(w->a, w->bytes);
+}
+
+AB_MEMORY_KERNEL(AB_ISA, AB_FEATURES, "write", "u64", 1, AB_STREAMS | AB_NONTEMPORAL, SCALABLE,
+                 VECTORS * VEC_DECLARED, AB_STORES);

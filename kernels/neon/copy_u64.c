@@ -1,0 +1,6 @@
+// arch: aarch64
+// copy over large arrays; bytes and loop: ../memory_copy.h
+
+#include "vector.h"
+
+#include "../memory_copy.h"

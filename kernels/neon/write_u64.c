@@ -1,0 +1,6 @@
+// arch: aarch64
+// write over large arrays; bytes and loop: ../memory_write.h
+
+#include "vector.h"
+
+#include "../memory_write.h"

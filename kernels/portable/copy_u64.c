@@ -1,0 +1,5 @@
+// copy over large arrays; bytes and loop: ../memory_copy.h
+
+#include "vector.h"
+
+#include "../memory_copy.h"

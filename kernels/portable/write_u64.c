@@ -1,0 +1,5 @@
+// write over large arrays; bytes and loop: ../memory_write.h
+
+#include "vector.h"
+
+#include "../memory_write.h"

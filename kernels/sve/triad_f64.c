@@ -1,0 +1,7 @@
+// arch: aarch64
+// flags: -march=armv8.2-a+sve
+// triad over large arrays; bytes and loop: ../memory_triad.h
+
+#include "vector.h"
+
+#include "../memory_triad.h"
