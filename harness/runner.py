@@ -54,6 +54,7 @@ _PACKAGES = (
 # Before anything was timed: a load or a first request of a large model on a slow machine.
 _FIRST_TIMEOUT_S = 1800.0
 _LEAST_TIMEOUT_S = 120.0
+_LONG_PROBE_S = 10.0
 
 
 class Listener(Protocol):
@@ -285,8 +286,11 @@ class Run:
             load, seed=self.plan.seed, repeat=-1, vocabulary=self.vocabulary, requests=1
         )[0]
         tokens = min(5, load.output_tokens)
-        done = driver.send(process, batch, tokens, first_id=0, timeout_s=_FIRST_TIMEOUT_S)
-        prefill_s, step_s = driver.phases(done[0])
+        for _ in range(2):  # the first one touches memory that the others find ready
+            done = driver.send(process, batch, tokens, first_id=0, timeout_s=_FIRST_TIMEOUT_S)
+            prefill_s, step_s = driver.phases(done[0])
+            if prefill_s > _LONG_PROBE_S:
+                break
         return Speed(load_s=load_s, prefill_s=prefill_s, step_s=step_s)
 
     def speeds(self) -> dict[int, Speed]:
