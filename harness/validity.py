@@ -42,36 +42,40 @@ def invalid_cases(result: Result) -> list[Case]:
     return [case for case in result.plan.cases if not case_valid(result, case)]
 
 
-def _label(case: Case) -> str:
+def label(case: Case) -> str:
+    """A short name of the case for people: `torch float32 2T offline x4`."""
     v, load = case.variant, case.load
     batch = f" x{load.batch}" if load.batch > 1 else ""
     return f"{v.engine} {v.dtype} {v.threads}T {load.kind}{batch}"
 
 
-def label(case: Case) -> str:
-    """A short name of the case for people: `torch float32 2T offline x4`."""
-    return _label(case)
+def _told(messages: Iterable[tuple[str, str]]) -> list[str]:
+    """(kind, message) pairs with each kind told once: its first message, and how often."""
+    kinds: dict[str, list[str]] = {}
+    for kind, message in messages:
+        kinds.setdefault(kind, []).append(message)
+    return [m[0] if len(m) == 1 else f"{m[0]} ({len(m)} times)" for m in kinds.values()]
 
 
-def _counted(messages: Iterable[str]) -> list[str]:
-    counts: dict[str, int] = {}
-    for message in messages:
-        counts[message] = counts.get(message, 0) + 1
-    return [m if n == 1 else f"{m} ({n} times)" for m, n in counts.items()]
-
-
-def _trial_warnings(result: Result) -> list[str]:
-    labels = {case.id: _label(case) for case in result.plan.cases}
-    found: list[str] = []
-    for trial in result.trials:
-        name = labels.get(trial.case, "?")
+def _case_warnings(result: Result, case: Case) -> list[str]:
+    trials = [t for t in result.trials if t.case == case.id]
+    bad = [t for t in trials if t.invalid or t.state == "failed"]
+    reasons: list[tuple[str, str]] = []
+    notes: list[tuple[str, str]] = []
+    for trial in trials:
+        kinds = {f.message: f.name for f in trial.findings}
         if trial.state == "failed":
-            found.append(f"{name}: a trial failed: {trial.reason}")
-        found += [f"{name}: a trial is not valid: {reason}" for reason in trial.invalid]
-        found += [f"{name}: {f.message}" for f in trial.findings if f.severity == "warning"]
+            reasons.append((str(trial.reason), f"failed: {trial.reason}"))
+        reasons += [(kinds.get(text, text), text) for text in trial.invalid]
+        notes += [(f.name, f.message) for f in trial.findings if f.severity == "warning"]
         if trial.warmup_stable is False:
-            found.append(f"{name}: warm-up did not become stable")
-    return _counted(found)
+            notes.append(("warm-up", "warm-up did not become stable"))
+    found = [f"{label(case)}: {text}" for text in _told(notes)]
+    if bad:
+        why = "; ".join(_told(reasons))
+        text = f"{len(bad)} of {len(trials)} trials are left out of the figures: {why}"
+        found.insert(0, f"{label(case)}: {text}")
+    return found
 
 
 def warnings(result: Result) -> list[str]:
@@ -90,4 +94,6 @@ def warnings(result: Result) -> list[str]:
             what = "could not be checked" if check.ok is None else "does not compute the model"
             found.append(f"{name} {what}: {check.reason}")
     found += result.plan.notes
-    return found + _trial_warnings(result)
+    for case in result.plan.cases:
+        found += _case_warnings(result, case)
+    return found

@@ -1,4 +1,4 @@
-"""A model of an engine: it sleeps for as long as it is told, and fails when it is told.
+"""A model of an engine: it computes for as long as it is told, and fails when it is told.
 
 For tests, demos and the harness's own cost. It reads the checkpoint's config, not its
 weights, and its figures are the options' figures: a result with it is never a measurement.
@@ -6,9 +6,11 @@ weights, and its figures are the options' figures: a result with it is never a m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ArmbenchError, unknown_name
 from harness.model.architecture import Dimensions, dimensions
+from harness.records.run import RuntimeThreads
 
 if TYPE_CHECKING:
     from harness.engines import Engine, EngineSpec, Logits, Tokens
@@ -34,7 +37,7 @@ FAULTS = ("crash", "hang", "error", "out-of-memory", "stray")
 
 
 def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
-    """Nothing: one thread, pinned by the worker."""
+    """Nothing: it pins its threads itself."""
     return {}
 
 
@@ -70,6 +73,7 @@ class FakeEngine:
         self.vocabulary = dimensions(config).vocabulary
         self.steps = 0
         self.last = np.zeros(0, dtype=np.int64)
+        self.threads = _Threads(spec.cpus)
         only = spec.options["fault_dtype"]
         self.fault = spec.options["fault"] if only in ("", spec.dtype) else ""
 
@@ -81,14 +85,14 @@ class FakeEngine:
         return self.last
 
     def prefill(self, tokens: Tokens) -> Tokens:
-        _spend(self.spec.options["prefill_s_per_token"] * tokens.size)
+        self.threads.compute(self.spec.options["prefill_s_per_token"] * tokens.size)
         return self._advance(tokens[:, -1])
 
     def decode(self, tokens: Tokens) -> Tokens:
         self.steps += 1
         if self.fault and self.steps == self.spec.options["fault_step"]:
             _fail(self.fault)
-        _spend(self.spec.options["step_s"])
+        self.threads.compute(self.spec.options["step_s"])
         return self._advance(tokens)
 
     def logits(self) -> Logits:
@@ -97,14 +101,46 @@ class FakeEngine:
         return logits
 
     def facts(self) -> dict[str, Any]:
-        return {"fake": "figures are the options', not measurements", "threads": 1}
+        return {
+            "fake": "figures are the options', not measurements",
+            "threads": len(self.spec.cpus),
+        }
+
+    def runtime(self) -> RuntimeThreads:
+        return RuntimeThreads(runtime="the fake engine", compute=len(self.spec.cpus))
 
 
-def _spend(seconds: float) -> None:
-    """Compute until `seconds` have gone by: a sleeping thread would prove no placement."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
+class _Threads:
+    """One thread on each CPU that computes for as long as it is told.
+
+    They hash, which needs no GIL: a sleeping thread would prove no placement.
+    """
+
+    _BLOCK = bytes(1 << 15)  # about 20 microseconds of SHA-256
+
+    def __init__(self, cpus: Sequence[int]) -> None:
+        self.end = 0.0
+        self.starts = [threading.Event() for _ in cpus[1:]]
+        for cpu, start in zip(cpus[1:], self.starts, strict=True):
+            threading.Thread(target=self._serve, args=(cpu, start), daemon=True).start()
+        os.sched_setaffinity(0, {cpus[0]})
+
+    def _serve(self, cpu: int, start: threading.Event) -> None:
+        os.sched_setaffinity(0, {cpu})
+        while True:
+            start.wait()
+            start.clear()
+            self._spin()
+
+    def _spin(self) -> None:
+        while time.monotonic() < self.end:
+            hashlib.sha256(self._BLOCK)
+
+    def compute(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+        for start in self.starts:
+            start.set()
+        self._spin()
 
 
 def _fail(fault: str) -> None:

@@ -63,10 +63,15 @@ def _pair(figures: dict[str, Estimate], first: str, second: str) -> str:
 
 
 def load_text(case: Case) -> str:
-    """The load of `case` for people: `offline ×4, pp512 tg128`."""
+    """The load of `case` for people: `offline ×4`."""
     load = case.load
-    shape = f"pp{load.input_tokens} tg{load.output_tokens}"
-    return f"single stream, {shape}" if load.batch == 1 else f"offline ×{load.batch}, {shape}"
+    kind = load.kind.replace("_", " ")
+    return kind if load.kind == "single_stream" else f"{kind} ×{load.batch}"
+
+
+def tokens_text(case: Case) -> str:
+    """Input and output tokens of each request: `512+128`."""
+    return f"{case.load.input_tokens}+{case.load.output_tokens}"
 
 
 def _rss(figures: dict[str, Estimate]) -> str:
@@ -79,6 +84,7 @@ _COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]
     (Column(label="dtype", right=False), lambda r, c, f: c.variant.dtype),
     (Column(label="thr."), lambda r, c, f: str(c.variant.threads)),
     (Column(label="load", right=False), lambda r, c, f: load_text(c)),
+    (Column(label="tokens", unit="in+out"), lambda r, c, f: tokens_text(c)),
     (
         Column(label="prefill", unit="tok/s", direction="higher"),
         lambda r, c, f: with_interval(f.get("prefill_tok_per_s")),
@@ -90,10 +96,6 @@ _COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]
     (
         Column(label="TPOT p50/p95", unit="ms", direction="lower"),
         lambda r, c, f: _pair(f, "tpot_p50_s", "tpot_p95_s"),
-    ),
-    (
-        Column(label="ITL p50/p95", unit="ms", direction="lower"),
-        lambda r, c, f: _pair(f, "itl_p50_s", "itl_p95_s"),
     ),
     (
         Column(label="output", unit="tok/s", direction="higher"),

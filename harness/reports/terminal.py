@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.records.run import Plan, Result
-from harness.reports.sheet import Column, Sheet, load_text, run_sheet, warnings
+from harness.reports.sheet import Column, Sheet, load_text, run_sheet, tokens_text, warnings
 from harness.units import format_bytes, format_cpu_list, format_duration
 
 PLAIN_WIDTH = 200
@@ -82,6 +82,7 @@ def show_dry_run(plan: Plan, seconds: float, memory: Mapping[int, int], out: Con
         Column(label="dtype", right=False),
         Column(label="threads"),
         Column(label="load", right=False),
+        Column(label="tokens", unit="in+out"),
         Column(label="options", right=False),
         Column(label="memory"),
     ]
@@ -91,6 +92,7 @@ def show_dry_run(plan: Plan, seconds: float, memory: Mapping[int, int], out: Con
             case.variant.dtype,
             str(case.variant.threads),
             load_text(case),
+            tokens_text(case),
             ", ".join(f"{k}={v}" for k, v in case.variant.options.items()),
             format_bytes(memory[case.id]),
         ]
