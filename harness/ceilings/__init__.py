@@ -1,0 +1,15 @@
+"""What this machine can do at best: kernels built on first use, and what they measure."""
+
+from harness.ceilings.build import Build, build_kernels
+from harness.ceilings.measuring import DEFAULT, KINDS, SHORT, cache_curve, measure, scaling
+
+__all__ = [
+    "DEFAULT",
+    "KINDS",
+    "SHORT",
+    "Build",
+    "build_kernels",
+    "cache_curve",
+    "measure",
+    "scaling",
+]
