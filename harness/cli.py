@@ -34,7 +34,7 @@ PLAN_FLAGS: dict[str, str] = {
     "requests": "requests of each trial, one after the other",
     "repeats": "trials of each case, each in a fresh process",
     "seed": "seed of prompts and order",
-    "cpus": "CPUs the engine may use, as a list such as 0-15,32-47",
+    "placement": "where threads go: compact, spread, numa, CPUs such as 0-15,32-47, or a file",
     "exporter": "how the onnxruntime engine's graph is made: builder, optimum",
     "time_budget": "time for the trials, such as 5m; lengths are halved to fit it; none: no limit",
     "trial_timeout": "time after which an engine counts as hung, such as 10m",
@@ -85,6 +85,12 @@ def _add_machine(commands: Any) -> None:
     machine.add_argument("--root", metavar="DIR", help="read a captured tree instead")
     machine.add_argument("--imds", action="store_true", help="ask the cloud's metadata service")
     machine.add_argument("--instance", metavar="X", help="the cloud instance this is")
+    machine.add_argument(
+        "--plan", metavar="IxT", help="draw where I instances of T threads would go, such as 8x16"
+    )
+    machine.add_argument(
+        "--placement", metavar="X", help="draw that " + PLAN_FLAGS["placement"].partition(": ")[2]
+    )
     machine.set_defaults(handler=_machine)
 
 
@@ -267,9 +273,9 @@ def _machine(arguments: argparse.Namespace) -> Exit:
     root = Path(arguments.root) if arguments.root else Path("/")
     machine = detect(root, instance=arguments.instance)
     if arguments.imds:
-        from harness.machine.imds import ask
+        from harness.machine.imds import complete
 
-        machine.cloud = ask(machine.cloud)
+        complete(machine)
     if arguments.check:
         from harness.machine import check
 
@@ -281,10 +287,37 @@ def _machine(arguments: argparse.Namespace) -> Exit:
 
             print("\n".join(findings_lines(found)))
         return check.exit_code(found)
+    if arguments.plan is not None or arguments.placement is not None:
+        return _draw(arguments, machine)
     if arguments.json:
         _print_json(machine)
     else:
         _print_card(machine, root)
+    return Exit.FINE
+
+
+def _draw(arguments: argparse.Namespace, machine: Machine) -> Exit:
+    """The map of a placement; nothing is run."""
+    from harness.machine.placement import default_instances, default_threads, place
+    from harness.machine.wish import parse_shape, parse_wish
+
+    wish = parse_wish(arguments.placement or "compact")
+    if arguments.plan is None:
+        instances, threads = default_instances(machine, wish), default_threads(machine, wish)
+    else:
+        instances, threads = parse_shape(arguments.plan)
+    placement = place(machine, threads, wish, instances)
+    if arguments.json:
+        _print_json(placement)
+        return Exit.FINE
+    from harness.reports.placement import placement_lines, placement_text
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console(highlight=False).print(placement_text(machine, placement))
+    else:
+        print("\n".join(placement_lines(machine, placement)))
     return Exit.FINE
 
 

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from harness import wire
 from harness.errors import ArmbenchError
-from harness.records.run import Usage
 from harness.units import format_cpu_list, format_duration
 
 _TAIL_LINES = 20
@@ -62,9 +61,14 @@ def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 class EngineProcess:
-    """One engine process; use as a context manager, which kills what is left at the end."""
+    """One engine process on `cpus`, its memory on `nodes` where there are several.
 
-    def __init__(self, cpus: Sequence[int], variables: Mapping[str, str]) -> None:
+    Use as a context manager, which kills what is left at the end.
+    """
+
+    def __init__(
+        self, cpus: Sequence[int], variables: Mapping[str, str], nodes: Sequence[int] = ()
+    ) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self.oom_kills = oom_kills()
         ours, theirs = socket.socketpair()
@@ -73,7 +77,7 @@ class EngineProcess:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "harness.worker"),
-                    *(str(theirs.fileno()), format_cpu_list(cpus)),
+                    *(str(theirs.fileno()), format_cpu_list(cpus), format_cpu_list(nodes)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=self.log,
@@ -157,7 +161,6 @@ class EngineProcess:
         lines = self.log.read().decode(errors="replace").splitlines()
         return lines[-_TAIL_LINES:]
 
-    def usage(self, timeout_s: float | None) -> tuple[Usage, dict[str, object]]:
-        """(usage since the mark, engine facts)."""
-        reported = self.ask(wire.Report(), wire.Reported, timeout_s)
-        return reported.usage, reported.facts
+    def report(self, timeout_s: float | None) -> wire.Reported:
+        """Usage since the mark, and what engine and process say of themselves."""
+        return self.ask(wire.Report(), wire.Reported, timeout_s)

@@ -15,10 +15,11 @@ from msgspec import Struct, field
 from harness import engines, places
 from harness.errors import ArmbenchError, unknown_name
 from harness.machine import placement
+from harness.machine.wish import parse_wish
 from harness.model.architecture import Dimensions
 from harness.records.machine import Machine
 from harness.records.run import Case, LoadPoint, Plan, Variant
-from harness.units import parse_cpu_list, parse_duration
+from harness.units import parse_duration
 
 LOADS = ("single_stream", "offline")
 
@@ -38,7 +39,7 @@ class Spec(Struct, kw_only=True, forbid_unknown_fields=True):
     requests: int = 1
     repeats: int = 3
     seed: int = 1
-    cpus: str | None = None
+    placement: str = "compact"
     exporter: str | None = None
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     time_budget: str | None = "5m"
@@ -183,10 +184,13 @@ def resolve(spec: Spec, machine: Machine, d: Dimensions) -> Plan:
 
     Raises ArmbenchError where nothing is left to run, or more is asked than the machine has.
     """
-    only = parse_cpu_list(spec.cpus) if spec.cpus else None
-    threads = spec.threads or [placement.default_threads(machine, only)]
-    where = placement.place(machine, max(threads), only)
+    wish = parse_wish(spec.placement)
+    threads = spec.threads or [placement.default_threads(machine, wish)]
+    where = placement.place(machine, max(threads), wish)
     notes = list(where.notes)
+    wished = placement.default_instances(machine, wish)
+    if wished > 1:
+        notes.append(f"placement {wish.name} has {wished} instances; a run takes the first of them")
     variants = list(_variants(spec, threads, notes))
     loads = _loads(spec, d)
     pairs = itertools.product(variants, loads)
@@ -199,6 +203,7 @@ def resolve(spec: Spec, machine: Machine, d: Dimensions) -> Plan:
         seed=spec.seed,
         cpus=where.cpus,
         driver_cpus=where.driver,
+        placement=where.wish,
         time_budget_s=_duration(spec.time_budget),
         trial_timeout_s=_duration(spec.trial_timeout),
         order=interleaved(cases, spec.repeats, spec.seed),

@@ -37,8 +37,10 @@ from harness.load import driver
 from harness.load.prompts import prompt_set_digest, prompts
 from harness.machine.conditions import read_conditions
 from harness.machine.detect import machine_slug
+from harness.machine.during import During
 from harness.machine.judge import judge
-from harness.machine.placement import Watch
+from harness.machine.numa import memory_nodes
+from harness.machine.proof import Watch, warnings
 from harness.model import checkpoint as checkpoints
 from harness.model.architecture import Dimensions
 from harness.model.checkpoint import Checkpoint
@@ -195,7 +197,7 @@ class Run:
     def start(self, spec: EngineSpec) -> EngineProcess:
         """A fresh process for `spec`, on its CPUs."""
         variables = engines.module(spec.engine).environment(spec.cpus, spec.options)
-        return EngineProcess(spec.cpus, variables)
+        return EngineProcess(spec.cpus, variables, memory_nodes(self.result.machine, spec.cpus))
 
     def reference(self) -> Path:
         """The file with transformers' float32 logits; made where it is not in the cache."""
@@ -374,7 +376,7 @@ class Run:
         process.ask(wire.Mark(), wire.Done, timeout_s)
         trial.before = read_conditions(cpus=cpus)
         start, own_start = time.monotonic(), time.process_time()
-        with Watch(process.pid, cpus, self.plan.driver_cpus) as watch:
+        with During() as during, Watch(process.pid, cpus, self.plan.driver_cpus) as watch:
             trial.records = driver.run_load(
                 process,
                 load,
@@ -385,15 +387,23 @@ class Run:
             )
         seconds = time.monotonic() - start
         trial.after = read_conditions(cpus=cpus)
-        trial.usage, trial.engine_facts = process.usage(timeout_s)
-        trial.placement = watch.proof()
+        reported = process.report(timeout_s)
+        trial.usage, trial.engine_facts = reported.usage, reported.facts
+        trial.placement = watch.proof(reported.runtime, reported.policy)
         ends = [t for record in trial.records for t in record.token_ns]
         trial.window_ns = (min(r.due_ns for r in trial.records), max(ends))
         own = trial.usage.user_s + trial.usage.system_s + time.process_time() - own_start
         everything = self.result.machine.topology.cpus
-        trial.findings = judge(
-            trial.before, trial.after, own_cpu_s=own, seconds=seconds, cpus=everything
+        trial.during = during.readings
+        disturbed = judge(
+            trial.before,
+            trial.after,
+            own_cpu_s=own,
+            seconds=seconds,
+            cpus=everything,
+            during=during.readings,
         )
+        trial.findings = disturbed + warnings(trial.placement)
 
 
 def begin(spec: plan.Spec, machine: Machine, results: Path, listener: Listener) -> Run:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct, field
 
 from harness.engines import EngineSpec
-from harness.records.run import Agreement, Usage
+from harness.records.run import Agreement, MemoryPolicy, RuntimeThreads, Usage
 
 _MAX_FRAME = 2**30
 
@@ -43,7 +43,7 @@ class Mark(Struct, tag=True):
 
 
 class Report(Struct, tag=True):
-    """Tell the usage since Mark and the engine's facts. Answer: Reported."""
+    """Tell the usage since Mark, and what engine and process say of themselves."""
 
 
 class Prepare(Struct, tag=True):
@@ -90,10 +90,12 @@ class Generated(Struct, tag=True):
 
 
 class Reported(Struct, tag=True):
-    """Usage since the mark, and the engine's facts."""
+    """Usage since the mark, the engine's facts and threads, and where its memory is bound."""
 
     usage: Usage
     facts: dict[str, Any]
+    runtime: RuntimeThreads
+    policy: MemoryPolicy
 
 
 class Compared(Struct, tag=True):

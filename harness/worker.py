@@ -1,6 +1,6 @@
 """The engine process: one engine, pinned before anything is imported, spoken to over a socket.
 
-Started as `python -m harness.worker FD CPUS`; never imported by the driver.
+Started as `python -m harness.worker FD CPUS NODES`; never imported by the driver.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import agreement, engines, wire
 from harness.errors import ArmbenchError
-from harness.records.run import Usage
+from harness.machine.numa import bind_memory
+from harness.records.run import MemoryPolicy, Usage
 from harness.units import parse_cpu_list
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def _since(start: Usage, now: Usage) -> Usage:
 class Worker:
     """Answers requests one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: MemoryPolicy) -> None:
         self.engine: Engine | None = None
+        self.policy = policy
         self.mark = _usage()
 
     def _loaded(self) -> Engine:
@@ -103,7 +105,8 @@ class Worker:
         return wire.Generated(started, stamps, np.stack(steps, axis=1).tolist())
 
     def report(self, _: wire.Report) -> wire.Reply:
-        return wire.Reported(_since(self.mark, _usage()), _plain(self._loaded().facts()))
+        usage, engine = _since(self.mark, _usage()), self._loaded()
+        return wire.Reported(usage, _plain(engine.facts()), engine.runtime(), self.policy)
 
     def mark_usage(self, _: wire.Mark) -> wire.Reply:
         self.mark = _usage()
@@ -158,8 +161,9 @@ def main(arguments: list[str]) -> int:
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     os.sched_setaffinity(0, parse_cpu_list(arguments[1]))
+    policy = bind_memory(parse_cpu_list(arguments[2]))
     with socket.socket(fileno=int(arguments[0])) as channel:
-        worker = Worker()
+        worker = Worker(policy)
         try:
             while True:
                 wire.send(channel, worker.answer(wire.receive_request(channel)))

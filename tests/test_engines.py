@@ -13,7 +13,7 @@ from harness import agreement, conversion, engines, wire
 from harness.engine_process import EngineProcess
 from harness.engines import EngineSpec
 from harness.load import driver
-from harness.machine.placement import Watch
+from harness.machine.proof import Watch
 from harness.model import checkpoint
 from harness.records.run import Agreement, LoadPoint, Variant
 
@@ -146,11 +146,11 @@ def test_every_compute_thread_is_on_a_cpu_of_its_own(
         driver.warm_up(process, load, seed=1, vocabulary=4096, timeout_s=120)
         with Watch(process.pid, cpus, [0], interval_s=0.05) as watch:
             driver.run_load(process, load, seed=1, repeat=0, vocabulary=4096, timeout_s=120)
-        _, facts = process.usage(60)
-    proof = watch.proof()
+        reported = process.report(60)
+        proof = watch.proof(reported.runtime, reported.policy)
     assert proof.faults == []
     assert sorted(proof.threads[i].affinity for i in proof.compute) == sorted(map(str, cpus))
-    assert facts["threads"] == len(cpus)
+    assert reported.runtime.compute == len(cpus)
 
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two allowed CPUs")

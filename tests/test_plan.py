@@ -106,7 +106,7 @@ def test_an_unknown_key_gets_the_nearest_one() -> None:
         ({"dtype": "int3"}, "unknown dtype"),
         ({"time_budget": "soon"}, "not a duration"),
         ({"input_tokens": 40000}, "exceed the model's context"),
-        ({"cpus": "0-99"}, "may run on"),
+        ({"placement": "0-99"}, "may run on"),
         ({"exporter": "onnxx"}, "unknown exporter"),
     ],
 )

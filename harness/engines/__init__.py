@@ -26,6 +26,7 @@ from msgspec import Struct, field
 
 from harness.errors import ArmbenchError, unknown_name
 from harness.model.architecture import Dimensions
+from harness.records.run import RuntimeThreads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,10 @@ class Engine(Protocol):
         """Logits of the last call's last position, (batch, vocabulary)."""
 
     def facts(self) -> dict[str, Any]:
-        """What the runtime says of itself: versions, threads, kernels."""
+        """What the runtime says of itself: versions, kernels, caches."""
+
+    def runtime(self) -> RuntimeThreads:
+        """What the runtime says of its compute threads. Never called inside a window."""
 
 
 class EngineModule(Protocol):

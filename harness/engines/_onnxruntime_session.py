@@ -12,9 +12,13 @@ import onnxruntime as ort
 
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions, dimensions
+from harness.records.run import RuntimeThreads
+from harness.units import format_cpu_list, parse_cpu_list
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Logits, Tokens
+
+_AFFINITIES = "session.intra_op_thread_affinities"
 
 
 def session_options(cpus: list[int], options: dict[str, Any]) -> ort.SessionOptions:
@@ -29,10 +33,20 @@ def session_options(cpus: list[int], options: dict[str, Any]) -> ort.SessionOpti
     chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     spinning = "1" if options["spinning"] else "0"
     chosen.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    if options["block_base"]:
+        chosen.add_session_config_entry("session.dynamic_block_base", str(options["block_base"]))
     if len(cpus) > 1:
         groups = ";".join(str(cpu + 1) for cpu in cpus[1:])
-        chosen.add_session_config_entry("session.intra_op_thread_affinities", groups)
+        chosen.add_session_config_entry(_AFFINITIES, groups)
     return chosen
+
+
+def _from_one(group: str) -> str:
+    """CPUs counted from 0 of a group that counts from 1; the text itself where it is no list."""
+    try:
+        return format_cpu_list(cpu - 1 for cpu in parse_cpu_list(group))
+    except ArmbenchError:
+        return group
 
 
 class OnnxEngine:
@@ -45,7 +59,6 @@ class OnnxEngine:
         self.d: Dimensions = dimensions(config)
         os.sched_setaffinity(0, {spec.cpus[0]})
         chosen = session_options(spec.cpus, spec.options)
-        self.threads = chosen.intra_op_num_threads
         self.session = ort.InferenceSession(
             str(Path(spec.prepared) / "model.onnx"), chosen, providers=["CPUExecutionProvider"]
         )
@@ -61,6 +74,7 @@ class OnnxEngine:
         self.batch, self.context = batch, context
         self.logit_value = self._zeros((batch, 1, self.d.vocabulary))
         self.binding = self.session.io_binding()
+        self.cache = []
         self._start()
 
     def _zeros(self, shape: tuple[int, ...]) -> ort.OrtValue:
@@ -74,6 +88,11 @@ class OnnxEngine:
         if self.shared and self.cache and self.cache[0].shape() == list(shape):
             return
         self.cache = [self._zeros(shape) for _ in self.names]
+        if self.shared:  # the same memory in and out at every step: bound once
+            for name, value in zip(self.names, self.cache, strict=True):
+                self.binding.bind_ortvalue_input(f"past_key_values.{name}", value)
+                self.binding.bind_ortvalue_output(f"present.{name}", value)
+            self.binding.bind_ortvalue_output("logits", self.logit_value)
 
     def _bind(self, tokens: Tokens) -> None:
         end = self.length + tokens.shape[1]
@@ -83,15 +102,10 @@ class OnnxEngine:
         if self.positions:
             row = np.arange(self.length, end, dtype=np.int64)
             bind.bind_cpu_input("position_ids", np.tile(row, (self.batch, 1)))
-        for name, value in zip(self.names, self.cache, strict=True):
-            bind.bind_ortvalue_input(f"past_key_values.{name}", value)
-            if self.shared:
-                bind.bind_ortvalue_output(f"present.{name}", value)
-            else:
+        if not self.shared:
+            for name, value in zip(self.names, self.cache, strict=True):
+                bind.bind_ortvalue_input(f"past_key_values.{name}", value)
                 bind.bind_output(f"present.{name}", "cpu")
-        if self.shared:
-            bind.bind_ortvalue_output("logits", self.logit_value)
-        else:
             bind.bind_output("logits", "cpu")
 
     def _step(self, tokens: Tokens) -> Tokens:
@@ -119,12 +133,19 @@ class OnnxEngine:
         return self.last.copy()
 
     def facts(self) -> dict[str, Any]:
-        chosen = self.session.get_session_options()
-        key = "session.intra_op_thread_affinities"
         return {
             "onnxruntime": ort.__version__,
-            "threads": chosen.intra_op_num_threads,
-            "affinities": chosen.get_session_config_entry(key) if self.threads > 1 else "",
             "providers": self.session.get_providers(),
             "kv_cache": "shared, preallocated" if self.shared else "grows by concatenation",
         }
+
+    def runtime(self) -> RuntimeThreads:
+        chosen = self.session.get_session_options()
+        several = chosen.intra_op_num_threads > 1
+        groups = chosen.get_session_config_entry(_AFFINITIES).split(";") if several else []
+        return RuntimeThreads(
+            runtime="onnxruntime",
+            compute=chosen.intra_op_num_threads,
+            interop=chosen.inter_op_num_threads,
+            affinities=[_from_one(group) for group in groups],
+        )

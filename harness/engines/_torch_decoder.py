@@ -14,8 +14,10 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors import safe_open
 from torch import Tensor
 
+from harness.engines._openmp import read_openmp
 from harness.model.architecture import Dimensions, dimensions
 from harness.model.checkpoint import tensor_files
+from harness.records.run import RuntimeThreads
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Logits, Tokens
@@ -219,8 +221,15 @@ class TorchEngine:
     def facts(self) -> dict[str, Any]:
         return {
             "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "interop_threads": torch.get_num_interop_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "linear": "oneDNN packed" if self.packed else "torch.nn.functional.linear",
         }
+
+    def runtime(self) -> RuntimeThreads:
+        seen = RuntimeThreads(
+            runtime="torch",
+            compute=torch.get_num_threads(),
+            interop=torch.get_num_interop_threads(),
+        )
+        read_openmp(seen)
+        return seen

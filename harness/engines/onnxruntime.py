@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32",)
 PACKAGES = ("onnxruntime",)
-OPTIONS: Mapping[str, Any] = {"exporter": "builder", "spinning": True}
+OPTIONS: Mapping[str, Any] = {
+    "exporter": "builder",
+    "spinning": True,
+    "block_base": 0,  # session.dynamic_block_base; 0: each thread takes one fixed part of the work
+}
 EXPORTERS = {
     "builder": ("onnxruntime_genai", "onnx_ir", "torch", "transformers"),
     "optimum": ("optimum.onnxruntime", "onnx", "torch", "transformers"),
@@ -55,6 +59,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Raise ArmbenchError for an exporter that does not exist."""
     if options["exporter"] not in EXPORTERS:
         raise unknown_name("exporter", str(options["exporter"]), EXPORTERS)
+    if options["block_base"] < 0:
+        raise ArmbenchError("block_base of onnxruntime is negative", hint="0 turns it off")
 
 
 def prepare_options(dtype: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.records.machine import Conditions, Finding
 
 # Stolen CPU time delays every thread of a barrier: with 64 threads 1 % is 64 chances to wait.
@@ -29,12 +31,19 @@ FREQUENCY_FALL = 0.05
 
 
 def judge(
-    before: Conditions, after: Conditions, *, own_cpu_s: float, seconds: float, cpus: int
+    before: Conditions,
+    after: Conditions,
+    *,
+    own_cpu_s: float,
+    seconds: float,
+    cpus: int,
+    during: Sequence[Conditions] = (),
 ) -> list[Finding]:
     """What disturbed the interval, invalid first.
 
     `own_cpu_s` is the CPU time that engine and driver took in it, `seconds` its length, `cpus`
-    the number of CPUs of the machine.
+    the number of CPUs of the machine; `during` are readings in between, which show a clock that
+    fell and came back.
     """
     if seconds <= 0 or cpus <= 0:
         return []
@@ -44,7 +53,7 @@ def judge(
         *_throttling(before, after, seconds),
         *_swap(before, after),
         *_memory(before, after, seconds),
-        *_frequency(before, after),
+        *_frequency([before, *during, after]),
     ]
     return sorted(found, key=lambda f: f.severity != "invalid")
 
@@ -160,19 +169,16 @@ def _memory(before: Conditions, after: Conditions, seconds: float) -> list[Findi
     return found
 
 
-def _frequency(before: Conditions, after: Conditions) -> list[Finding]:
-    values = [
-        c.readings["frequency_mhz"].value for c in (before, after) if "frequency_mhz" in c.readings
-    ]
+def _frequency(readings: Sequence[Conditions]) -> list[Finding]:
+    values = [c.readings["frequency_mhz"].value for c in readings if "frequency_mhz" in c.readings]
     numbers = [v for v in values if isinstance(v, int | float) and v > 0]
-    if len(numbers) != 2 or numbers[1] >= numbers[0] * (1 - FREQUENCY_FALL):
+    if len(numbers) < 2 or min(numbers) >= numbers[0] * (1 - FREQUENCY_FALL):
         return []
-    start, end = numbers
     return [
         Finding(
             name="frequency_drift",
             severity="warning",
-            message=f"the clock fell from {start:.0f} to {end:.0f} MHz",
+            message=f"the clock fell from {numbers[0]:.0f} to {min(numbers):.0f} MHz",
             hint="set the performance governor, turn boost off, watch the temperature",
         )
     ]

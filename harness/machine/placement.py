@@ -1,292 +1,387 @@
-"""Who runs where: chosen from the topology, then read back from the kernel.
+"""Who runs where: from a machine's topology and a wish to CPUs for every thread.
 
-The proof is the point: an affinity that was asked for proves nothing, so the threads of the engine
-process are watched from outside while a trial runs.
+Whether the threads really went there is `proof`'s business.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import Struct, field
 
 from harness.errors import ArmbenchError
-from harness.records.machine import Machine
-from harness.records.run import PlacementProof, ThreadSeen
-from harness.units import NS_PER_S, format_cpu_list, parse_cpu_list
+from harness.machine.numa import memory_nodes
+from harness.machine.wish import Wish
+from harness.records.machine import Cluster, Machine
+from harness.units import format_cpu_list, parse_cpu_list
 
 # From this many cores on, one is left to the driver: an eighth of the engine's cores or less.
 SPARE_CORE_FROM = 8
-# A thread that used at least this share of the busiest one's CPU time computes; others only wait.
-COMPUTE_SHARE = 0.2
+_WHOLE = Wish("compact")
+
+
+class Instance(Struct, kw_only=True):
+    """One engine process: a CPU for each of its threads, in order.
+
+    `memory_nodes` is where its memory is bound; empty where the machine has one node only.
+    """
+
+    cpus: list[int]
+    memory_nodes: list[int] = field(default_factory=list)
 
 
 class Placement(Struct, kw_only=True):
-    """CPUs of the engine's threads, in order, and those of the driver; `notes` in plain words."""
+    """Instances and the CPUs that are left to the driver; `notes` in plain words."""
 
-    cpus: list[int]
+    wish: str
+    instances: list[Instance]
     driver: list[int]
     shared: bool
     notes: list[str] = field(default_factory=list)
 
-
-def _allowed_cores(machine: Machine, only: Sequence[int] | None) -> list[list[int]]:
-    """Physical cores as their allowed hardware threads, those of the fullest node first."""
-    allowed = set(parse_cpu_list(machine.limits.allowed_cpus))
-    if only is not None:
-        outside = [cpu for cpu in only if cpu not in allowed]
-        if outside:
-            raise ArmbenchError(
-                f"CPUs {format_cpu_list(outside)} were asked for, but this process may run on "
-                f"{format_cpu_list(allowed)}",
-                hint="name allowed CPUs, or start outside the cpuset",
-            )
-        allowed &= set(only)
-    cores = [[c for c in core if c in allowed] for core in machine.topology.cores]
-    cores = [core for core in cores if core]
-    known = {cpu for core in cores for cpu in core}
-    cores += [[cpu] for cpu in sorted(allowed - known)]
-    nodes = [set(parse_cpu_list(node.cpus)) for node in machine.topology.nodes]
-    nodes.sort(key=lambda node: -sum(core[0] in node for core in cores))
-    rank = {cpu: index for index, node in enumerate(nodes) for cpu in node}
-    return sorted(cores, key=lambda core: rank.get(core[0], 0))  # stable: ids stay in order
+    @property
+    def cpus(self) -> list[int]:
+        """CPUs of the first instance's threads, in order."""
+        return self.instances[0].cpus
 
 
-def _first_node(machine: Machine, cores: Sequence[Sequence[int]]) -> int:
-    """How many of `cores` lie in the node of the first."""
-    for node in machine.topology.nodes:
-        cpus = set(parse_cpu_list(node.cpus))
-        if cores[0][0] in cpus:
-            return sum(core[0] in cpus for core in cores)
-    return len(cores)
+class _Core(NamedTuple):
+    """A physical core by its allowed hardware threads, and where it lies."""
+
+    cpus: tuple[int, ...]
+    node: int
+    domain: int
 
 
-def default_threads(machine: Machine, only: Sequence[int] | None = None) -> int:
+_Cores = list[_Core]
+
+
+def default_threads(machine: Machine, wish: Wish = _WHOLE) -> int:
     """One thread per allowed physical core of one NUMA node, within the cgroup's quota.
 
-    From `SPARE_CORE_FROM` cores on, one of them is left to the driver, unless other cores are free.
+    From `SPARE_CORE_FROM` cores on, one of them is left to the driver, unless other cores are
+    free. Where the wish names CPUs: as many threads as the first instance has CPUs.
     """
-    cores = _allowed_cores(machine, only)
-    threads = _first_node(machine, cores)
-    if threads == len(cores) >= SPARE_CORE_FROM:
+    if wish.lists is not None:
+        return len(wish.lists[0])
+    every = _allowed_cores(machine)
+    nodes = _by_node(_one_kind(machine, every, 1))
+    threads = len(nodes[0])
+    if threads == len(every) >= SPARE_CORE_FROM:
         threads -= 1
     if machine.limits.cpu_quota is not None:
         threads = min(threads, max(1, int(machine.limits.cpu_quota)))
     return threads
 
 
-def place(machine: Machine, threads: int, only: Sequence[int] | None = None) -> Placement:
-    """A CPU for each of `threads` threads, cores before hardware threads, one node before two.
+def default_instances(machine: Machine, wish: Wish) -> int:
+    """One; by the wish `numa` one for each node, by a file as many as it lists."""
+    if wish.lists is not None:
+        return len(wish.lists)
+    cores = _one_kind(machine, _allowed_cores(machine), 1)
+    return len(_by_node(cores)) if wish.name == "numa" else 1
 
-    `only` narrows the CPUs to choose from. Raises ArmbenchError where they are too few.
+
+def place(machine: Machine, threads: int, wish: Wish = _WHOLE, instances: int = 1) -> Placement:
+    """A CPU for each of `threads` threads of each of `instances` instances.
+
+    Chosen by us, threads get a physical core each as long as there are enough, and an instance
+    stays inside one NUMA node as long as it fits into any. Raises ArmbenchError where the CPUs are
+    too few, or the instances do not fit into the nodes.
     """
-    cores = _allowed_cores(machine, only)
-    order = [core[0] for core in cores] + [cpu for core in cores for cpu in core[1:]]
-    if not 1 <= threads <= len(order):
+    if threads < 1 or instances < 1:
         raise ArmbenchError(
-            f"plan asks for {threads} threads, but this process may run on {len(order)} CPUs "
-            f"({format_cpu_list(order)})",
+            f"{instances} × {threads} threads", hint="ask for one instance and one thread or more"
+        )
+    if wish.lists is not None:
+        chosen = _as_listed(machine, wish, threads, instances)
+    else:
+        chosen = _chosen(machine, wish, threads, instances)
+    return _finish(machine, wish, chosen)
+
+
+# From names to CPUs
+
+
+def _as_listed(machine: Machine, wish: Wish, threads: int, instances: int) -> list[list[int]]:
+    """The CPUs that the wish lists: a file's by instance, a single list cut into equal parts."""
+    lists = wish.lists or []
+    named = [cpu for cpus in [*lists, wish.driver or []] for cpu in cpus]
+    allowed = set(parse_cpu_list(machine.limits.allowed_cpus))
+    if outside := [cpu for cpu in named if cpu not in allowed]:
+        raise ArmbenchError(
+            f"CPUs {format_cpu_list(outside)} were asked for, but this process may run on "
+            f"{format_cpu_list(allowed)}",
+            hint="name allowed CPUs, or start outside the cpuset",
+        )
+    if len(lists) == 1:
+        flat = lists[0]
+        lists = [flat[n * threads : (n + 1) * threads] for n in range(instances)]
+    short = [cpus for cpus in lists[:instances] if len(cpus) < threads]
+    if short or len(lists) < instances:
+        named_here = ", ".join(str(len(cpus)) for cpus in wish.lists or [])
+        raise ArmbenchError(
+            f"plan asks for {_asked(threads, instances)}, but placement {wish.name} names "
+            f"{named_here} CPUs",
+            hint="lower `threads`, or name more CPUs",
+        )
+    return [cpus[:threads] for cpus in lists[:instances]]
+
+
+def _asked(threads: int, instances: int) -> str:
+    return f"{threads} threads" if instances == 1 else f"{instances} × {threads} threads"
+
+
+# From topology to CPUs
+
+
+def _allowed_cores(machine: Machine) -> _Cores:
+    """Physical cores by their allowed hardware threads, those of the fullest node first."""
+    allowed = set(parse_cpu_list(machine.limits.allowed_cpus))
+    groups = [[c for c in core if c in allowed] for core in machine.topology.cores]
+    known = {cpu for core in groups for cpu in core}
+    groups += [[cpu] for cpu in sorted(allowed - known)]
+    node_of = _index(node.cpus for node in machine.topology.nodes)
+    domain_of = _index(machine.topology.llc_domains)
+    cores = [
+        _Core(tuple(core), node_of.get(core[0], -1), domain_of.get(core[0], -1))
+        for core in groups
+        if core
+    ]
+    sizes = {node: sum(core.node == node for core in cores) for node in {c.node for c in cores}}
+    return sorted(cores, key=lambda core: (-sizes[core.node], core.node))  # stable: ids in order
+
+
+def _index(lists: Iterable[str]) -> dict[int, int]:
+    """The number of the list that each CPU is in."""
+    return {cpu: n for n, text in enumerate(lists) for cpu in parse_cpu_list(text)}
+
+
+def _by_node(cores: _Cores) -> list[_Cores]:
+    """`cores` by node, the fullest first."""
+    found: dict[int, _Cores] = {}
+    for core in cores:
+        found.setdefault(core.node, []).append(core)
+    return sorted(found.values(), key=len, reverse=True)
+
+
+def _one_kind(machine: Machine, cores: _Cores, cpus: int) -> _Cores:
+    """The cores of one cluster: the strongest that has `cpus` CPUs. Raises where none has."""
+    kinds = [_of_cluster(cores, cluster) for cluster in _strongest_first(machine)]
+    kinds = [kind for kind in kinds if kind]
+    if len(kinds) < 2:
+        return cores
+    for kind in kinds:
+        if sum(len(core.cpus) for core in kind) >= cpus:
+            return kind
+    sizes = ", ".join(str(sum(len(core.cpus) for core in kind)) for kind in kinds)
+    raise ArmbenchError(
+        f"plan asks for {cpus} threads, but the kinds of cores here have {sizes} CPUs, and a run "
+        "stays inside one kind",
+        hint="lower `threads`, or name the CPUs with `placement` to mix them",
+    )
+
+
+def _strongest_first(machine: Machine) -> list[Cluster]:
+    main = machine.cpu.midr
+    return sorted(
+        machine.cpu.clusters,
+        key=lambda c: (c.max_mhz or 0, c.midr == main and main is not None),
+        reverse=True,
+    )
+
+
+def _of_cluster(cores: _Cores, cluster: Cluster) -> _Cores:
+    inside = set(parse_cpu_list(cluster.cpus))
+    return [core for core in cores if core.cpus[0] in inside]
+
+
+def _chosen(machine: Machine, wish: Wish, threads: int, instances: int) -> list[list[int]]:
+    every = _allowed_cores(machine)
+    total = threads * instances
+    there = [cpu for core in every for cpu in core.cpus]
+    if total > len(there):
+        raise ArmbenchError(
+            f"plan asks for {_asked(threads, instances)}, but this process may run on "
+            f"{len(there)} CPUs ({format_cpu_list(there)})",
             hint="lower `threads`, or start outside the cpuset",
         )
-    cpus = order[:threads]
-    notes: list[str] = []
-    if threads > len(cores):
-        notes.append(f"{threads} threads on {len(cores)} physical cores: some share a core")
-    elif threads > _first_node(machine, cores):
-        notes.append("the threads span more than one NUMA node")
-    quota = machine.limits.cpu_quota
-    if quota is not None and threads > quota:
-        notes.append(f"the cgroup grants {quota:g} CPUs of time, less than {threads} threads")
-    return _with_driver(machine, cpus, cores, notes)
-
-
-def _with_driver(
-    machine: Machine, cpus: list[int], cores: Sequence[Sequence[int]], notes: list[str]
-) -> Placement:
-    used = set(cpus)
-    allowed = parse_cpu_list(machine.limits.allowed_cpus)
-    siblings = {cpu for core in machine.topology.cores if used & set(core) for cpu in core}
-    free = [c for c in allowed if c not in siblings] or [c for c in allowed if c not in used]
-    if free:
-        return Placement(cpus=cpus, driver=free, shared=False, notes=notes)
-    notes.append(
-        f"the driver shares the engine's {len(cpus)} CPU(s): none is left, so what it takes "
-        "(a few samples a second) is inside the figures"
+    cores = _one_kind(machine, every, total)
+    for size in _core_counts(cores, threads, instances):
+        packed = _pack(cores, size, instances, wish.name)
+        if packed is not None and all(_threads_of(part) >= threads for part in packed):
+            return [_in_order(part)[:threads] for part in packed]
+    if total > len(cores):  # whole cores are too coarse: instances share some
+        packed = _pack(_single_threads(cores), threads, instances, wish.name)
+        if packed is not None:
+            return [_in_order(part) for part in packed]
+    sizes = ", ".join(str(len(node)) for node in _by_node(cores))
+    raise ArmbenchError(
+        f"{_asked(threads, instances)} do not fit: an instance stays inside one NUMA node, and "
+        f"the nodes have {sizes} cores for placement {wish.name}",
+        hint="take fewer threads or instances, or name the CPUs with `placement`",
     )
-    return Placement(cpus=cpus, driver=sorted(used), shared=True, notes=notes)
 
 
-class _Sample(Struct):
-    name: str
-    affinity: str
-    cpu_ns: int
-    cpu: int
-    migrations: int | None
+def _core_counts(cores: _Cores, threads: int, instances: int) -> Iterable[int]:
+    """How many cores to try for each instance: one per thread, fewer only where they lack."""
+    if threads * instances <= len(cores):
+        return [threads]
+    least = -(-threads // max(len(core.cpus) for core in cores))
+    return range(min(threads, len(cores) // instances), least - 1, -1)
 
 
-def _status_fields(text: str) -> dict[str, str]:
-    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {key: value.strip() for key, value in pairs}
+def _single_threads(cores: _Cores) -> _Cores:
+    """Every hardware thread as if it were a core, the first ones of all cores first."""
+    deepest = max(len(core.cpus) for core in cores)
+    return [
+        core._replace(cpus=(core.cpus[n],))
+        for n in range(deepest)
+        for core in cores
+        if n < len(core.cpus)
+    ]
 
 
-def _migrations(task: Path) -> int | None:
-    try:
-        for line in (task / "sched").read_text().splitlines():
-            if line.startswith("se.nr_migrations"):
-                return int(line.split(":")[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    return None  # kernel built without CONFIG_SCHED_DEBUG
+def _threads_of(cores: _Cores) -> int:
+    return sum(len(core.cpus) for core in cores)
 
 
-def _cpu_ns(task: Path, stat: Sequence[str]) -> int:
-    """CPU time of a thread: exact from schedstat, in ticks of 10 ms where there is none."""
-    try:
-        return int((task / "schedstat").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        ticks = int(stat[11]) + int(stat[12])  # utime, stime: fields 14 and 15 of proc(5)
-        return ticks * NS_PER_S // os.sysconf("SC_CLK_TCK")
+def _in_order(cores: _Cores) -> list[int]:
+    """CPUs of `cores`: the first hardware thread of each, then the second of each."""
+    deepest = max(len(core.cpus) for core in cores)
+    return [core.cpus[n] for n in range(deepest) for core in cores if n < len(core.cpus)]
 
 
-def _sample_thread(task: Path) -> _Sample | None:
-    """One thread as /proc shows it; None where it ended meanwhile."""
-    try:
-        status = _status_fields((task / "status").read_text())
-        stat = (task / "stat").read_text().rpartition(")")[2].split()
-        return _Sample(
-            name=status.get("Name", "?"),
-            affinity=status["Cpus_allowed_list"],
-            cpu_ns=_cpu_ns(task, stat),
-            cpu=int(stat[36]),  # processor: field 39
-            migrations=_migrations(task),
-        )
-    except (OSError, KeyError, ValueError, IndexError):
-        return None
-
-
-class Watch:
-    """Samples the threads of process `pid` from a thread of its own, between enter and exit."""
-
-    def __init__(
-        self,
-        pid: int,
-        asked: Sequence[int],
-        driver: Sequence[int],
-        *,
-        interval_s: float = 0.25,
-        root: Path = Path("/"),
-    ) -> None:
-        self.tasks = root / "proc" / str(pid) / "task"
-        self.asked, self.driver = list(asked), list(driver)
-        self.interval_s = interval_s
-        self.first: dict[str, _Sample] = {}
-        self.last: dict[str, _Sample] = {}
-        self.affinities: dict[str, list[str]] = {}
-        self.seen: dict[str, list[int]] = {}
-        self.samples = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="placement-watch", daemon=True)
-
-    def __enter__(self) -> Watch:
-        self.sample()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.sample()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(self.interval_s):
-            self.sample()
-
-    def sample(self) -> None:
-        """Look at every thread once."""
-        try:
-            tasks = list(self.tasks.iterdir())
-        except OSError:
-            return
-        self.samples += 1
-        for task in tasks:
-            now = _sample_thread(task)
-            if now is None:
-                continue
-            before = self.last.get(task.name)
-            self.first.setdefault(task.name, now)
-            self.last[task.name] = now
-            if now.affinity not in self.affinities.setdefault(task.name, []):
-                self.affinities[task.name].append(now.affinity)
-            if before is not None and now.cpu_ns > before.cpu_ns:
-                self.seen.setdefault(task.name, []).append(now.cpu)
-
-    def proof(self) -> PlacementProof:
-        """What was seen, and every fault in plain words."""
-        threads, masks = [], []
-        for tid, last in self.last.items():
-            first = self.first[tid]
-            moved = None
-            if last.migrations is not None and first.migrations is not None:
-                moved = last.migrations - first.migrations
-            masks.append(self.affinities[tid])
-            threads.append(
-                ThreadSeen(
-                    name=last.name,
-                    affinity=last.affinity,
-                    cpu_s=(last.cpu_ns - first.cpu_ns) / NS_PER_S,
-                    ran_on=sorted(set(self.seen.get(tid, []))),
-                    migrations=moved,
-                )
-            )
-        busiest = max((t.cpu_s for t in threads), default=0.0)
-        floor = COMPUTE_SHARE * busiest
-        compute = [i for i, t in enumerate(threads) if t.cpu_s >= floor > 0]
-        return PlacementProof(
-            asked=self.asked,
-            driver=self.driver,
-            samples=self.samples,
-            threads=threads,
-            compute=compute,
-            faults=faults(self.asked, threads, compute, masks),
-        )
-
-
-def faults(
-    asked: Sequence[int],
-    threads: Sequence[ThreadSeen],
-    compute: Iterable[int],
-    masks: Sequence[Sequence[str]],
-) -> list[str]:
-    """Every way in which `threads` are not where `asked` says; empty is the proof.
-
-    `masks` are all affinities each thread was seen with. A thread may wait anywhere inside the
-    engine's CPUs; a thread that computes must be bound to one CPU that no other computes on.
-    """
-    place = set(asked)
-    found: list[str] = []
-    for thread, seen in zip(threads, masks, strict=True):
-        for mask in seen:
-            outside = set(parse_cpu_list(mask)) - place
-            if outside:
-                found.append(
-                    f"thread {thread.name!r} may run on CPUs {mask}, outside the engine's "
-                    f"{format_cpu_list(place)}"
-                )
-    bound: dict[int, int] = {}
-    for index in compute:
-        cpus = parse_cpu_list(threads[index].affinity)
-        if len(cpus) > 1:
-            found.append(
-                f"compute thread {threads[index].name!r} is not bound to one CPU but to "
-                f"{threads[index].affinity}"
-            )
+def _pack(cores: _Cores, size: int, instances: int, how: str) -> list[_Cores] | None:
+    """`size` cores for each instance, or None where the nodes have no room for one."""
+    nodes = _by_node(cores)
+    largest = len(nodes[0])
+    used: list[list[_Cores]] = [[] for _ in nodes]  # instances by node
+    packed: list[_Cores] = []
+    for _ in range(instances):
+        room = [n for n, node in enumerate(nodes) if len(node) >= size]
+        if how == "numa":
+            room = [n for n in room if not used[n]]
+        elif how == "spread":
+            room.sort(key=lambda n: len(used[n]))
+        if room:
+            node = room[0]
+            part = _from_node(nodes[node], size, how, alone=instances == 1, others=used[node])
+            used[node].append(part)
+        elif size > largest and how != "numa":
+            part = _across(nodes, size)
         else:
-            bound[cpus[0]] = bound.get(cpus[0], 0) + 1
-    found += [f"{n} compute threads share CPU {cpu}" for cpu, n in bound.items() if n > 1]
-    working = sum(bound.values())
-    if threads and not found and working < len(place):
-        found.append(f"{len(place)} threads were asked for, {working} computed")
-    return found
+            return None
+        taken = set(part)
+        nodes = [[core for core in node if core not in taken] for node in nodes]
+        packed.append(part)
+    return packed
+
+
+def _across(nodes: list[_Cores], size: int) -> _Cores:
+    """Cores of as few nodes as possible, for an instance that is larger than any node."""
+    fullest = sorted(nodes, key=len, reverse=True)
+    return [core for node in fullest for core in node][:size]
+
+
+def _from_node(
+    node: _Cores, size: int, how: str, *, alone: bool, others: Sequence[_Cores]
+) -> _Cores:
+    """`size` cores of one node: of one domain if that has room, else of as few as possible.
+
+    By the wish `spread` an instance takes the domain with the fewest others, and a single one's
+    threads take the domains in turn.
+    """
+    domains: dict[int, _Cores] = {}
+    for core in node:
+        domains.setdefault(core.domain, []).append(core)
+    if how == "spread" and alone:
+        rounds = max(map(len, domains.values()))
+        turns = [d[n] for n in range(rounds) for d in domains.values() if n < len(d)]
+        return turns[:size]
+    room = [d for d in domains.values() if len(d) >= size]
+    if how == "spread":
+        room.sort(key=lambda d: sum(d[0].domain == core.domain for o in others for core in o))
+    if room:
+        return room[0][:size]
+    part: _Cores = []
+    left = list(domains.values())
+    while len(part) < size:
+        rest = size - len(part)
+        enough = [d for d in left if len(d) >= rest]
+        domain = min(enough, key=len) if enough else max(left, key=len)
+        part += domain[:rest]
+        left.remove(domain)
+    return part
+
+
+# What is left, and what to say of it
+
+
+def _finish(machine: Machine, wish: Wish, chosen: list[list[int]]) -> Placement:
+    used = {cpu for cpus in chosen for cpu in cpus}
+    notes = _notes(machine, chosen)
+    driver = wish.driver or _free(machine, used)
+    shared = not driver or bool(used & set(driver))
+    if shared:
+        notes.append(
+            f"the driver shares the engine's {len(used)} CPU(s): none is left, so what it takes "
+            "(a few samples a second) is inside the figures"
+            if not driver
+            else f"the driver shares CPUs {format_cpu_list(used & set(driver))} with the engine, "
+            "as asked"
+        )
+    elif set(driver) & _siblings(machine, used):
+        notes.append("the driver runs on hardware threads of the engine's cores: none is free")
+    return Placement(
+        wish=wish.name,
+        instances=[
+            Instance(cpus=cpus, memory_nodes=memory_nodes(machine, cpus)) for cpus in chosen
+        ],
+        driver=driver or sorted(used),
+        shared=shared,
+        notes=notes,
+    )
+
+
+def _siblings(machine: Machine, used: set[int]) -> set[int]:
+    """Every hardware thread of the cores that `used` CPUs belong to."""
+    return {cpu for core in machine.topology.cores if used & set(core) for cpu in core}
+
+
+def _free(machine: Machine, used: set[int]) -> list[int]:
+    """CPUs for the driver: outside the engine's LLC domains, else its cores, else its CPUs."""
+    allowed = parse_cpu_list(machine.limits.allowed_cpus)
+    domains = [set(parse_cpu_list(d)) for d in machine.topology.llc_domains]
+    near = {cpu for domain in domains if domain & used for cpu in domain}
+    siblings = _siblings(machine, used)
+    for taken in (near | siblings | used, siblings | used, used):
+        if free := [cpu for cpu in allowed if cpu not in taken]:
+            return free
+    return []
+
+
+def _notes(machine: Machine, chosen: list[list[int]]) -> list[str]:
+    """What a reader of the figures must know of this placement."""
+    total = sum(map(len, chosen))
+    every = {cpu for cpus in chosen for cpu in cpus}
+    notes: list[str] = []
+    cores = sum(bool(every & set(core)) for core in machine.topology.cores)
+    known = {cpu for core in machine.topology.cores for cpu in core}
+    cores += len(every - known)
+    if total > cores:
+        notes.append(f"{total} threads on {cores} physical cores: some share a core")
+    node_of = _index(node.cpus for node in machine.topology.nodes)
+    wide = [n for n, cpus in enumerate(chosen) if len({node_of.get(c, -1) for c in cpus}) > 1]
+    if wide and len(chosen) == 1:
+        notes.append("the threads span more than one NUMA node")
+    elif wide:
+        notes.append(f"{len(wide)} of {len(chosen)} instances span more than one NUMA node")
+    kind_of = _index(cluster.cpus for cluster in machine.cpu.clusters)
+    if len({kind_of.get(c, -1) for c in every}) > 1:
+        notes.append("the threads are on cores of different kinds: the slowest sets the pace")
+    quota = machine.limits.cpu_quota
+    if quota is not None and total > quota:
+        notes.append(f"the cgroup grants {quota:g} CPUs of time, less than {total} threads")
+    return notes

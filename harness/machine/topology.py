@@ -20,7 +20,7 @@ _MAX_NODES = 1024
 
 class _Sharing(NamedTuple):
     cores: list[list[int]]
-    packages: int
+    packages: list[list[int]]
 
 
 def read_topology(
@@ -46,10 +46,11 @@ def read_topology(
         online=format_cpu_list(online),
         physical_cores=len(sharing.cores),
         threads_per_core=max(len(core) for core in sharing.cores),
-        packages=sharing.packages,
+        packages=max(1, len(sharing.packages)),
         numa_nodes=sum(bool(n.cpus) for n in nodes),
         cores=sharing.cores,
         llc_domains=[format_cpu_list(d) for d in domains],
+        package_cpus=[format_cpu_list(p) for p in sharing.packages],
         nodes=nodes,
     )
 
@@ -76,7 +77,7 @@ def _cores_and_packages(
             reason = tree.why(f"{CPUS}/cpu{online[0]}/topology/core_cpus_list")
             unknown["topology.physical_cores"] = f"one thread per core assumed: {reason}"
             cores = [[c] for c in online]
-    return _Sharing(cores, max(1, len(packages) if packages else 1))
+    return _Sharing(cores, packages or [])
 
 
 def _groups(tree: Tree, online: list[int], names: tuple[str, str]) -> list[list[int]] | None:

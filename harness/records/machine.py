@@ -55,7 +55,8 @@ class Topology(Struct, kw_only=True):
 
     `cores` lists each physical core as its hardware threads, online CPUs only; `vcpu` says what one
     of this shape's CPUs is: `core` or `hardware thread`. `numa_nodes` counts the nodes with CPUs;
-    `nodes` has those with memory only (CXL, a GPU's) as well.
+    `nodes` has those with memory only (CXL, a GPU's) as well. `package_cpus` is empty where the
+    kernel does not tell which CPU is in which package.
     """
 
     cpus: int
@@ -67,6 +68,7 @@ class Topology(Struct, kw_only=True):
     vcpu: str | None = None
     cores: list[list[int]] = field(default_factory=list)
     llc_domains: list[str] = field(default_factory=list)
+    package_cpus: list[str] = field(default_factory=list)
     nodes: list[NumaNode] = field(default_factory=list)
 
 

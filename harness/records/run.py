@@ -71,6 +71,7 @@ class Plan(Struct, kw_only=True):
     order: list[tuple[int, int]] = field(default_factory=list)  # (case id, repeat), as run
     prompt_set_sha256: str | None = None
     notes: list[str] = field(default_factory=list)
+    placement: str = "compact"  # as wished: compact, spread, numa, a CPU list, a file's name
 
 
 class Agreement(Struct, kw_only=True):
@@ -128,6 +129,63 @@ class ThreadSeen(Struct, kw_only=True):
     cpu_s: float  # CPU time in the sampled part of the trial
     ran_on: list[int]  # CPUs it was seen on
     migrations: int | None = None
+    tid: int | None = None
+    involuntary_switches: int | None = None  # in the sampled part; each shows a competitor
+
+
+class MemoryPolicy(Struct, kw_only=True):
+    """Where the engine process takes its memory: `nodes` asked for, `policy` as read back.
+
+    Without a policy `reason` says why; no nodes are asked for where there is nothing to choose.
+    """
+
+    nodes: list[int] = field(default_factory=list)
+    policy: str | None = None  # bind:0-1
+    reason: str | None = None
+
+
+class NodePages(Struct, kw_only=True):
+    """What a process has on one memory node: memory of its own, and mapped files."""
+
+    node: int
+    own_bytes: int = 0
+    file_bytes: int = 0
+
+
+class MemorySeen(Struct, kw_only=True):
+    """Where the engine's pages lay after the window; `reason` where that is not known."""
+
+    pages: list[NodePages] = field(default_factory=list)
+    reason: str | None = None
+    page_bytes: int | None = None
+    thp: str | None = None  # always, madvise, never
+    huge_bytes: int | None = None  # in transparent huge pages
+
+
+class PoolThread(Struct, kw_only=True):
+    """One thread as its runtime numbers it: the CPUs the kernel lets it run on."""
+
+    cpus: str
+    tid: int | None = None
+    place: int | None = None
+
+
+class RuntimeThreads(Struct, kw_only=True):
+    """What the runtime inside the engine process says of its compute threads.
+
+    `places` are the CPU lists of OpenMP's places, `pool` its threads in their own numbers;
+    `affinities` are ONNX Runtime's, one CPU list for each thread but the first. `reason` says why
+    the pool could not be asked.
+    """
+
+    runtime: str
+    compute: int | None = None
+    interop: int | None = None
+    affinities: list[str] | None = None
+    library: str | None = None  # the OpenMP library that is loaded
+    places: list[str] = field(default_factory=list)
+    pool: list[PoolThread] = field(default_factory=list)
+    reason: str | None = None
 
 
 class PlacementProof(Struct, kw_only=True):
@@ -139,6 +197,10 @@ class PlacementProof(Struct, kw_only=True):
     threads: list[ThreadSeen]
     compute: list[int]
     faults: list[str] = field(default_factory=list)
+    seconds: float | None = None  # how long it was watched
+    policy: MemoryPolicy | None = None
+    memory: MemorySeen | None = None
+    runtime: RuntimeThreads | None = None
 
 
 class Usage(Struct, kw_only=True):
@@ -173,6 +235,7 @@ class Trial(Struct, kw_only=True):
     placement: PlacementProof | None = None
     before: Conditions | None = None
     after: Conditions | None = None
+    during: list[Conditions] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     engine_facts: dict[str, Any] = field(default_factory=dict)
     invalid: list[str] = field(default_factory=list)
