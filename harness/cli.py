@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LIST_KEYS = ("engine", "dtype", "load")
 _INTEGER_LIST_KEYS = ("threads", "batch", "input_tokens", "output_tokens")
 _INTEGER_KEYS = ("requests", "repeats", "seed")
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 # Keys of harness.plan.Spec; a test holds this table to that class, which is slow to import.
 PLAN_FLAGS: dict[str, str] = {
@@ -40,6 +41,7 @@ PLAN_FLAGS: dict[str, str] = {
     "trial_timeout": "time after which an engine counts as hung, such as 10m",
     "instance": "the cloud instance this is, such as aws/c8g.4xlarge",
     "price": "what the whole instance costs, such as '0.638 USD/h'",
+    "ceilings": "whether results are held against measured ceilings: true, false",
 }
 
 
@@ -94,6 +96,33 @@ def _add_machine(commands: Any) -> None:
     machine.set_defaults(handler=_machine)
 
 
+def _add_ceilings(commands: Any) -> None:
+    ceilings = commands.add_parser(
+        "ceilings",
+        help="what this machine can do at best, measured",
+        description="Measure bandwidth and arithmetic by type and thread count with our own "
+        "kernels. Stored under RESULTS/<machine>/ceilings; runs reuse it for a day.",
+    )
+    ceilings.add_argument(
+        "--threads", metavar="N,N", help="thread counts such as 1,2,4,max (default: doubling)"
+    )
+    ceilings.add_argument("--placement", metavar="X", help=PLAN_FLAGS["placement"])
+    ceilings.add_argument("--cpus", metavar="LIST", help="these CPUs, such as 0-15")
+    ceilings.add_argument("--short", action="store_true", help="a few seconds, fewer kinds")
+    _add_output(ceilings)
+    ceilings.set_defaults(handler=_ceilings)
+
+
+def _add_roofline(commands: Any) -> None:
+    roofline = commands.add_parser("roofline", help="draw what bounds a result or a machine")
+    roofline.add_argument(
+        "result", nargs="?", default="latest", help="a result file, latest, or a file of ceilings"
+    )
+    roofline.add_argument("--output", metavar="FILE", help="a picture beside the text: .svg, .png")
+    roofline.add_argument("--results", metavar="DIR", help="results folder (default: results)")
+    roofline.set_defaults(handler=_roofline)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
@@ -107,12 +136,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND")
     _add_run(commands)
     _add_machine(commands)
+    _add_ceilings(commands)
     show = commands.add_parser("show", help="print the table of a result again")
     show.add_argument("result", nargs="?", default="latest", help="a result file, or latest")
     show.add_argument("--price", metavar="X", help="price the whole instance differently")
     show.add_argument("--instance", metavar="X", help="price as this cloud instance")
     _add_output(show)
     show.set_defaults(handler=_show)
+    _add_roofline(commands)
     for name, text, handler in (
         ("engines", "which engines there are, and what they need", _engines),
         ("plans", "which plans are shipped", _plans),
@@ -141,6 +172,12 @@ def _whole(key: str, text: str) -> int:
         ) from None
 
 
+def _truth(key: str, text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ArmbenchError(f"--{key} is {text!r}", hint="give true or false")
+    return _BOOLEANS[text.lower()]
+
+
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """The plan keys that flags set."""
     found: dict[str, Any] = {}
@@ -152,6 +189,8 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             found[key] = [part.strip() for part in text.split(",") if part.strip()]
         elif key in _INTEGER_LIST_KEYS:
             found[key] = [_whole(key, part) for part in text.split(",") if part.strip()]
+        elif key == "ceilings":
+            found[key] = _truth(key, text)
         else:
             found[key] = _whole(key, text) if key in _INTEGER_KEYS else text
     return found
@@ -255,14 +294,14 @@ def _print_result(result: Result, *, as_json: bool) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> Exit:
-    from harness import metrics, prices, store, validity
+    from harness import binding, prices, store, validity
 
     result = store.load(store.find(arguments.result, _results(arguments)))
     if arguments.price:
         result.price = prices.parse_price(arguments.price)
     elif arguments.instance:
         result.price = prices.instance_price(arguments.instance).price
-    result.summary = {str(c.id): metrics.summarise(result.trials, c) for c in result.plan.cases}
+    binding.derive(result)
     _print_result(result, as_json=arguments.json)
     return Exit.INVALID if validity.invalid_cases(result) else Exit.FINE
 
@@ -332,6 +371,63 @@ def _print_card(machine: Machine, root: Path) -> None:
         Console(highlight=False).print(machine_card(machine, conditions))
     else:
         print("\n".join(machine_lines(machine, conditions)))
+
+
+def _ceilings(arguments: argparse.Namespace) -> Exit:
+    import datetime
+
+    from harness import store
+    from harness.ceilings import survey
+    from harness.ceilings.measuring import doubling
+    from harness.machine.detect import machine_slug
+    from harness.machine.placement import default_threads, place
+    from harness.machine.wish import parse_wish
+    from harness.reports.ceilings import show_survey
+    from harness.reports.terminal import console
+
+    if arguments.cpus and arguments.placement:
+        raise ArmbenchError("--cpus and --placement name CPUs twice", hint="give one of them")
+    machine = _detect(None)
+    wish = parse_wish(arguments.cpus or arguments.placement or "compact")
+    cpus = place(machine, default_threads(machine, wish), wish).cpus
+    most = len(cpus)
+    counts = survey.parse_counts(arguments.threads, most) if arguments.threads else doubling(most)
+    now = datetime.datetime.now(datetime.UTC)
+    path = store.new_path(_results(arguments), machine_slug(machine), store.CEILINGS, now)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    found = survey.take(machine, cpus, counts, placement=wish.name, short=arguments.short, say=say)
+    survey.save(found, path)
+    if arguments.json:
+        _print_json(found)
+    else:
+        show_survey(found, console())
+    say(f"ceilings: {path}")
+    return Exit.FINE
+
+
+def _roofline(arguments: argparse.Namespace) -> Exit:
+    from harness import binding, store
+    from harness.ceilings import survey
+    from harness.reports import roofline
+
+    output = Path(arguments.output) if arguments.output else None
+    if output is not None:
+        roofline.check_output(output)
+    path = store.find(arguments.result, _results(arguments))
+    if survey.is_survey(path):
+        drawn = roofline.of_survey(survey.load(path))
+    else:
+        result = store.load(path)
+        binding.derive(result)
+        drawn = roofline.of_result(result)
+    print("\n".join(roofline.lines(drawn)))
+    if output is not None:
+        roofline.draw(drawn, output)
+        print(f"picture: {output}", file=sys.stderr)
+    return Exit.FINE
 
 
 def _engines(arguments: argparse.Namespace) -> Exit:

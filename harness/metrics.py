@@ -1,26 +1,38 @@
 """The metric table: each metric is one row, and every report, comparison and gate walks it.
 
-A metric is computed from stored instants and counts of one trial, in SI units; None means that this
-trial cannot tell. `docs` sources: the definitions in README, section Words, which follow MLPerf
-LoadGen (latency from the due time) and vLLM and MLPerf (TPOT).
+A metric is computed from stored instants and counts of one trial, in SI units, some from the
+ceilings beside them; None means that this trial cannot tell. Sources: the definitions in README,
+section Words, which follow MLPerf LoadGen (latency from the due time), vLLM and MLPerf (TPOT).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from harness import stats
+from harness import bounds, stats
+from harness.bounds import Bounds
 from harness.errors import unknown_name
-from harness.records.run import Case, Estimate, RequestRecord, Trial
+from harness.records.run import Case, Estimate, RequestRecord, Result, Trial
 
 Direction = Literal["higher", "lower", "none"]
 
 
+class Subject(Struct, frozen=True, kw_only=True):
+    """What a metric is computed from: a trial, its case, and what bounds it where that is known."""
+
+    trial: Trial
+    case: Case
+    bounds: Bounds | None = None
+
+
+Value = Callable[[Subject], float | None]
+
+
 class Metric(Struct, frozen=True, kw_only=True):
-    """One row. `value` takes a trial and its case."""
+    """One row."""
 
     name: str
     label: str
@@ -28,7 +40,7 @@ class Metric(Struct, frozen=True, kw_only=True):
     direction: Direction
     formula: str
     source: str
-    value: Callable[[Trial, Case], float | None]
+    value: Value
 
 
 def _ok(trial: Trial) -> list[RequestRecord]:
@@ -80,9 +92,9 @@ def _batches(trial: Trial) -> Iterable[list[RequestRecord]]:
     return groups.values()
 
 
-def _prefill_rate(trial: Trial, _: Case) -> float | None:
+def _prefill_rate(subject: Subject) -> float | None:
     tokens = seconds = 0.0
-    for batch in _batches(trial):
+    for batch in _batches(subject.trial):
         start = batch[0].started_ns
         if start is None:
             return None
@@ -91,15 +103,16 @@ def _prefill_rate(trial: Trial, _: Case) -> float | None:
     return tokens / seconds if seconds > 0 else None
 
 
-def _decode_rate(trial: Trial, _: Case) -> float | None:
+def _decode_rate(subject: Subject) -> float | None:
     tokens = seconds = 0.0
-    for batch in _batches(trial):
+    for batch in _batches(subject.trial):
         tokens += sum(len(r.token_ns) - 1 for r in batch)
         seconds += (max(r.token_ns[-1] for r in batch) - min(r.token_ns[0] for r in batch)) / 1e9
     return tokens / seconds if tokens and seconds > 0 else None
 
 
-def _output_rate(trial: Trial, _: Case) -> float | None:
+def _output_rate(subject: Subject) -> float | None:
+    trial = subject.trial
     window = _window_s(trial)
     if window is None or trial.window_ns is None:
         return None
@@ -108,21 +121,107 @@ def _output_rate(trial: Trial, _: Case) -> float | None:
     return produced / window
 
 
-def _usage(field: str) -> Callable[[Trial, Case], float | None]:
-    def value(trial: Trial, _: Case) -> float | None:
-        return None if trial.usage is None else float(getattr(trial.usage, field))
+class Phase(NamedTuple):
+    """The work of one phase of a trial, all batches together, and the time it took."""
+
+    tokens: int
+    bytes: float
+    ops: float
+    seconds: float
+
+
+def prefill_work(subject: Subject) -> Phase | None:
+    """Weights read once for each batch, and forward operations; None without a footprint."""
+    if subject.bounds is None:
+        return None
+    cost = subject.bounds.footprint
+    tokens, read, ops, seconds = 0, 0.0, 0.0, 0.0
+    for batch in _batches(subject.trial):
+        start = batch[0].started_ns
+        if start is None:
+            return None
+        taken = sum(r.input_tokens for r in batch)
+        tokens += taken
+        read += cost.weight_bytes_per_step(taken)
+        ops += sum(cost.shape.prefill_flops(r.input_tokens) for r in batch)
+        seconds += (max(r.token_ns[0] for r in batch) - start) / 1e9
+    return Phase(tokens, read, ops, seconds) if tokens and seconds > 0 else None
+
+
+def decode_work(subject: Subject) -> Phase | None:
+    """Weights and keys and values read by every step, at the mean context of the decode."""
+    if subject.bounds is None:
+        return None
+    cost = subject.bounds.footprint
+    tokens, read, ops, seconds = 0, 0.0, 0.0, 0.0
+    for batch in _batches(subject.trial):
+        rows, steps = len(batch), max(len(r.token_ns) for r in batch) - 1
+        context = sum(r.input_tokens + len(r.token_ns) / 2 for r in batch) / rows
+        tokens += sum(len(r.token_ns) - 1 for r in batch)
+        read += steps * cost.step_bytes(context, rows)
+        ops += steps * cost.shape.decode_flops(context, batch=rows)
+        seconds += (max(r.token_ns[-1] for r in batch) - min(r.token_ns[0] for r in batch)) / 1e9
+    return Phase(tokens, read, ops, seconds) if tokens and seconds > 0 else None
+
+
+Work = Callable[[Subject], Phase | None]
+
+
+def _bound(work: Work, *, reading: bool) -> Value:
+    """Tokens per second if the phase took no longer than its slower ceiling lets it.
+
+    Unknown without the ceiling that usually decides: reading in decode, arithmetic in prefill.
+    """
+
+    def value(subject: Subject) -> float | None:
+        done, limits = work(subject), subject.bounds
+        if done is None or limits is None:
+            return None
+        if (limits.read_bytes_per_s if reading else limits.ops_per_s) is None:
+            return None
+        least = limits.least_s(done.bytes, done.ops)
+        return done.tokens / least if least else None
 
     return value
 
 
-def _cpu_s(trial: Trial, _: Case) -> float | None:
-    return None if trial.usage is None else trial.usage.user_s + trial.usage.system_s
+def _mbu(subject: Subject) -> float | None:
+    done, limits = decode_work(subject), subject.bounds
+    if done is None or limits is None or limits.read_bytes_per_s is None:
+        return None
+    return done.bytes / done.seconds / limits.read_bytes_per_s
 
 
-def _quantile(
-    values: Callable[[Trial], Sequence[float]], q: float
-) -> Callable[[Trial, Case], float | None]:
-    return lambda trial, _: stats.percentile(values(trial), q)
+def _mfu(subject: Subject) -> float | None:
+    done, limits = prefill_work(subject), subject.bounds
+    if done is None or limits is None or limits.ops_per_s is None:
+        return None
+    return done.ops / done.seconds / limits.ops_per_s
+
+
+def _intensity(work: Work) -> Value:
+    def value(subject: Subject) -> float | None:
+        done = work(subject)
+        return done.ops / done.bytes if done else None
+
+    return value
+
+
+def _usage(field: str) -> Value:
+    def value(subject: Subject) -> float | None:
+        usage = subject.trial.usage
+        return None if usage is None else float(getattr(usage, field))
+
+    return value
+
+
+def _cpu_s(subject: Subject) -> float | None:
+    usage = subject.trial.usage
+    return None if usage is None else usage.user_s + usage.system_s
+
+
+def _quantile(values: Callable[[Trial], Sequence[float]], q: float) -> Value:
+    return lambda subject: stats.percentile(values(subject.trial), q)
 
 
 def _row(
@@ -131,7 +230,7 @@ def _row(
     unit: str,
     direction: Direction,
     formula: str,
-    value: Callable[[Trial, Case], float | None],
+    value: Value,
     source: str = "armbench",
 ) -> Metric:
     return Metric(
@@ -188,6 +287,62 @@ METRICS: tuple[Metric, ...] = (
         "llama-bench tg",
     ),
     _row(
+        "decode_bound_tok_per_s",
+        "decode bound",
+        "tok/s",
+        "none",
+        "sequences ÷ the least time of one decode step: bytes of weights and KV cache at the mean "
+        "context ÷ read ceiling, or FLOPs ÷ compute ceiling where that is longer",
+        _bound(decode_work, reading=True),
+        "roofline",
+    ),
+    _row(
+        "mbu",
+        "MBU",
+        "ratio",
+        "higher",
+        "bytes of weights and KV cache read by the decode ÷ its time ÷ read ceiling",
+        _mbu,
+        "Databricks, nanochat",
+    ),
+    _row(
+        "prefill_bound_tok_per_s",
+        "prefill bound",
+        "tok/s",
+        "none",
+        "input tokens ÷ the least time of a prefill: FLOPs ÷ compute ceiling of the type it "
+        "multiplies in, or weight bytes ÷ read ceiling where that is longer",
+        _bound(prefill_work, reading=False),
+        "roofline",
+    ),
+    _row(
+        "mfu",
+        "MFU",
+        "ratio",
+        "higher",
+        "forward FLOPs of the prefill ÷ its time ÷ compute ceiling of the type it multiplies in",
+        _mfu,
+        "PaLM, nanochat",
+    ),
+    _row(
+        "arithmetic_intensity",
+        "intensity",
+        "FLOP/B",
+        "none",
+        "FLOPs ÷ bytes of weights and KV cache read, of the decode",
+        _intensity(decode_work),
+        "roofline",
+    ),
+    _row(
+        "prefill_arithmetic_intensity",
+        "prefill intensity",
+        "FLOP/B",
+        "none",
+        "FLOPs of the prefill ÷ bytes of weights, read once for each batch",
+        _intensity(prefill_work),
+        "roofline",
+    ),
+    _row(
         "output_tok_per_s",
         "output",
         "tok/s",
@@ -202,7 +357,7 @@ METRICS: tuple[Metric, ...] = (
         "s",
         "none",
         "last token − first due time",
-        lambda trial, _: _window_s(trial),
+        lambda subject: _window_s(subject.trial),
     ),
     _row(
         "load_s",
@@ -210,7 +365,7 @@ METRICS: tuple[Metric, ...] = (
         "s",
         "lower",
         "time to load the engine, apart from the window",
-        lambda trial, _: trial.load_s,
+        lambda subject: subject.trial.load_s,
     ),
     _row("cpu_s", "CPU time", "s", "lower", "user + system time inside the window", _cpu_s),
     _row(
@@ -261,12 +416,22 @@ def valid_trials(trials: Iterable[Trial], case: Case) -> list[Trial]:
     return [t for t in trials if t.case == case.id and t.state == "ok" and not t.invalid]
 
 
-def summarise(trials: Iterable[Trial], case: Case) -> dict[str, Estimate]:
+def summarise(
+    trials: Iterable[Trial], case: Case, limits: Bounds | None = None
+) -> dict[str, Estimate]:
     """Every metric of `case` over its valid trials; metrics that no trial can tell are left out."""
-    chosen = valid_trials(trials, case)
+    chosen = [Subject(trial=t, case=case, bounds=limits) for t in valid_trials(trials, case)]
     summary: dict[str, Estimate] = {}
     for row in METRICS:
-        values = [v for t in chosen if (v := row.value(t, case)) is not None]
+        values = [v for subject in chosen if (v := row.value(subject)) is not None]
         if (found := stats.estimate(values, row.unit)) is not None:
             summary[row.name] = found
     return summary
+
+
+def summaries(result: Result) -> dict[str, dict[str, Estimate]]:
+    """Every metric of every case, by case id."""
+    return {
+        str(case.id): summarise(result.trials, case, bounds.of_case(result, case))
+        for case in result.plan.cases
+    }

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from harness import engines, places
+from harness import engines, places, store
 from harness.errors import ArmbenchError, unknown_name
 from harness.machine import placement
 from harness.machine.wish import parse_wish
@@ -46,6 +46,7 @@ class Spec(Struct, kw_only=True, forbid_unknown_fields=True):
     trial_timeout: str | None = None
     instance: str | None = None
     price: str | None = None
+    ceilings: bool = True
 
 
 _LISTS = {
@@ -110,6 +111,11 @@ def check(spec: Spec) -> None:
             _check_positive(key, value)
     for key in ("requests", "repeats"):
         _check_positive(key, getattr(spec, key))
+    if store.safe_name(spec.name) == store.CEILINGS:
+        raise ArmbenchError(
+            f"plan key name is {spec.name!r}, the folder of what `armbench ceilings` measures",
+            hint="choose another name",
+        )
     for engine in spec.options:
         if engine not in engines.names():
             raise unknown_name("engine in plan key options", engine, engines.names())
@@ -208,6 +214,8 @@ def resolve(spec: Spec, machine: Machine, d: Dimensions) -> Plan:
         trial_timeout_s=_duration(spec.trial_timeout),
         order=interleaved(cases, spec.repeats, spec.seed),
         notes=notes,
+        # The fake engine's figures are its options: there is nothing to hold against the machine.
+        ceilings=spec.ceilings and any(v.engine != "fake" for v in variants),
     )
 
 

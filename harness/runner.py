@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,11 @@ from msgspec import Struct
 import harness
 from harness import (
     agreement,
+    binding,
     conversion,
     engines,
+    evidence,
     fit,
-    metrics,
     places,
     plan,
     prices,
@@ -29,6 +30,7 @@ from harness import (
     validity,
     wire,
 )
+from harness.calibration import Calibrator
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
 from harness.errors import ArmbenchError, NotComparable
@@ -174,10 +176,7 @@ class Run:
 
     def save(self) -> None:
         """Write the result with its derived summary."""
-        self.result.warnings = validity.warnings(self.result)
-        self.result.summary = {
-            str(case.id): metrics.summarise(self.result.trials, case) for case in self.plan.cases
-        }
+        binding.derive(self.result)
         store.save(self.result, self.path)
 
     def variants(self) -> list[Variant]:
@@ -194,9 +193,10 @@ class Run:
     def cpus_of(self, variant: Variant) -> list[int]:
         return self.plan.cpus[: variant.threads]
 
-    def start(self, spec: EngineSpec) -> EngineProcess:
-        """A fresh process for `spec`, on its CPUs."""
+    def start(self, spec: EngineSpec, more: Mapping[str, str] | None = None) -> EngineProcess:
+        """A fresh process for `spec`, on its CPUs, with `more` variables."""
         variables = engines.module(spec.engine).environment(spec.cpus, spec.options)
+        variables |= more or {}
         return EngineProcess(spec.cpus, variables, memory_nodes(self.result.machine, spec.cpus))
 
     def reference(self) -> Path:
@@ -232,7 +232,24 @@ class Run:
             self.result.checks = [p.check for p in self.ready]
             self.fit_to_budget()
             self.plan.prompt_set_sha256 = prompt_set_digest(self.plan, self.vocabulary)
+            self.trace_kernels()
         self.save()
+
+    def trace_kernels(self) -> None:
+        """See which library kernels run for each variant, in processes of their own."""
+        for prepared in self.ready:
+            variant = prepared.check.variant
+            self.listener.phase(f"{variant.engine} {variant.dtype}: which kernels run")
+            path = evidence.trace(
+                self.start,
+                prepared.spec,
+                variant,
+                self.cases_of(variant),
+                vocabulary=self.vocabulary,
+                timeout_s=_FIRST_TIMEOUT_S,
+            )
+            if path is not None:
+                self.result.paths.append(path)
 
     def prepare_variant(self, variant: Variant, reference: Path | str) -> Prepared:
         """Convert for, check and shortly time one variant."""
@@ -243,7 +260,8 @@ class Run:
             cpus=self.cpus_of(variant),
             options=variant.options,
         )
-        check = Check(variant=variant, ok=None)
+        stored = engines.stored(variant.engine, variant.dtype, variant.options)
+        check = Check(variant=variant, ok=None, stored=stored)
         prepared = Prepared(spec, check, {})
         name = f"{variant.engine} {variant.dtype} {variant.threads}T"
         try:
@@ -461,5 +479,11 @@ def execute(run: Run) -> Result:
     with _on_cpus(run.plan.driver_cpus):
         run.save()
         run.prepare()
+        calibrator = Calibrator(
+            run.result, run.path.parents[1] / store.CEILINGS, run.listener.phase
+        )
+        calibrator.before()
         run.measure()
+        calibrator.after()
+        run.save()
     return run.result

@@ -20,6 +20,7 @@ from harness.records.run import SCHEMA, Result
 # One step for each schema that was ever written: from the key to the key plus one.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 _MAX_BYTES = 2 * 2**30
+CEILINGS = "ceilings"  # the folder beside the plans' that holds what `armbench ceilings` measured
 
 
 def safe_name(text: str) -> str:
@@ -50,12 +51,11 @@ def new_path(root: Path, machine: str, plan: str, now: datetime.datetime) -> Pat
     return path
 
 
-def save(result: Result, path: Path) -> None:
-    """Replace `path` by `result`, on disk before it returns; the old file stays until then.
+def write(body: bytes, path: Path) -> None:
+    """Replace `path` by `body`, on disk before it returns; the old file stays until then.
 
     Raises ArmbenchError where it cannot be written (the old file is then as it was).
     """
-    body = msgspec.json.encode(result)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         with draft.open("wb") as file:
@@ -70,6 +70,11 @@ def save(result: Result, path: Path) -> None:
             f"result {path} cannot be written: {error.strerror}",
             hint="free disk space or give another folder with --results DIR, then --resume",
         ) from error
+
+
+def save(result: Result, path: Path) -> None:
+    """Replace `path` by `result`, as `write` does."""
+    write(msgspec.json.encode(result), path)
 
 
 def load(path: Path) -> Result:
@@ -122,7 +127,8 @@ def find(name: str, root: Path) -> Path:
     """
     if name != "latest":
         return Path(name)
-    files = [p for p in root.glob("*/*/*.json") if not p.name.startswith(".")]
+    every = (p for p in root.glob("*/*/*.json") if not p.name.startswith("."))
+    files = [p for p in every if p.parent.name != CEILINGS]
     if not files:
         raise ArmbenchError(
             f"there is no result below {root}", hint="run `armbench run` first, or give a file"

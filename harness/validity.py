@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.metrics import valid_trials
-from harness.records.run import Case, Result, Trial
+from harness.records.run import Case, KernelPath, Result, Trial
 
+# A ceiling that changes by more than this between two calibrations of a run has drifted.
+DRIFT = 0.10
 # A produced length that differs from the asked one by more than this spoils the trial.
 LENGTH_TOLERANCE = 0.01
 
@@ -78,6 +80,63 @@ def _case_warnings(result: Result, case: Case) -> list[str]:
     return found
 
 
+def drifts(result: Result) -> list[str]:
+    """Ceilings that were not the same before and after the trials, in plain words."""
+    found = []
+    for cpus in dict.fromkeys(c.cpus for c in result.calibrations):
+        seen = [c for c in result.calibrations if c.cpus == cpus]
+        for name in dict.fromkeys(name for c in seen for name in c.values):
+            values = [c.values[name] for c in seen if name in c.values]
+            change = (max(values) - min(values)) / max(values)
+            if change <= DRIFT:
+                continue
+            unit, what = ("GB/s", "read bandwidth") if name == "read" else ("Gop/s", name)
+            told = " → ".join(f"{v / 1e9:.3g}" for v in values)
+            found.append(
+                f"the machine drifted by {change:.0%} during the run: {what} of CPUs {cpus} was "
+                f"{told} {unit}, so figures from its two ends may differ for that alone"
+            )
+    return found
+
+
+def above_ceilings(result: Result) -> list[str]:
+    """Figures of the summary that pass the ceiling they are held against: the ceiling is wrong."""
+    found = []
+    for case in result.plan.cases:
+        figures = result.summary.get(str(case.id), {})
+        for name, ceiling in (("mbu", "read"), ("mfu", "compute")):
+            figure = figures.get(name)
+            if figure is None:
+                continue
+            least = figure.value if figure.low is None else figure.low
+            if least > 1:
+                found.append(
+                    f"{label(case)}: {name.upper()} is {figure.value:.2f}, above its ceiling: the "
+                    f"{ceiling} ceiling is too low, which is a fault of armbench or of a "
+                    "disturbed measurement of it; take `armbench ceilings` again"
+                )
+    return found
+
+
+def _share(path: KernelPath) -> str:
+    slow = [k for k in path.kernels if k.reference]
+    names = ", ".join(dict.fromkeys(k.name for k in slow))
+    total = sum(k.seconds or 0.0 for k in path.kernels)
+    taken = sum(k.seconds or 0.0 for k in slow)
+    return f"{names} took {taken / total:.0%} of the traced time" if total else f"{names} ran"
+
+
+def kernel_warnings(result: Result) -> list[str]:
+    """Reference kernels that stood in for fast ones, and what else a trace showed."""
+    found = []
+    for path in result.paths:
+        name = f"{path.variant.engine} {path.variant.dtype} {path.variant.threads}T"
+        if any(k.reference for k in path.kernels):
+            found.append(f"{name}: a reference kernel stood in for a fast one: {_share(path)}")
+        found += [f"{name}: {note}" for note in path.notes]
+    return found
+
+
 def warnings(result: Result) -> list[str]:
     """Everything a reader must know beside the table, most important first."""
     found: list[str] = []
@@ -93,6 +152,9 @@ def warnings(result: Result) -> list[str]:
             name = f"{check.variant.engine} {check.variant.dtype}"
             what = "could not be checked" if check.ok is None else "does not compute the model"
             found.append(f"{name} {what}: {check.reason}")
+    found += above_ceilings(result)
+    found += kernel_warnings(result)
+    found += drifts(result)
     found += result.plan.notes
     for case in result.plan.cases:
         found += _case_warnings(result, case)

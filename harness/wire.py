@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct, field
 
 from harness.engines import EngineSpec
-from harness.records.run import Agreement, MemoryPolicy, RuntimeThreads, Usage
+from harness.records.run import Agreement, KernelPath, MemoryPolicy, RuntimeThreads, Usage
 
 _MAX_FRAME = 2**30
 
@@ -68,7 +68,17 @@ class Compare(Struct, tag=True):
     file: str
 
 
-Request = Load | Allocate | Generate | Mark | Report | Prepare | MakeReference | Compare
+class Trace(Struct, tag=True):
+    """Run `tokens` and `output_tokens` as Generate does, and tell which kernels ran.
+
+    Answer: Traced. The engine must have been loaded with `EngineSpec.trace`.
+    """
+
+    tokens: list[list[int]]
+    output_tokens: int
+
+
+Request = Load | Allocate | Generate | Mark | Report | Prepare | MakeReference | Compare | Trace
 
 
 class Done(Struct, tag=True):
@@ -104,6 +114,12 @@ class Compared(Struct, tag=True):
     agreement: Agreement
 
 
+class Traced(Struct, tag=True):
+    """Which kernels ran."""
+
+    path: KernelPath
+
+
 class Failed(Struct, tag=True):
     """The request failed inside the engine process, which goes on."""
 
@@ -113,7 +129,7 @@ class Failed(Struct, tag=True):
     traceback: list[str] = field(default_factory=list)
 
 
-Reply = Done | Loaded | Generated | Reported | Compared | Failed
+Reply = Done | Loaded | Generated | Reported | Compared | Traced | Failed
 
 
 class Closed(Exception):

@@ -128,6 +128,13 @@ class Worker:
     def compare(self, request: wire.Compare) -> wire.Reply:
         return wire.Compared(agreement.compare(self._loaded(), Path(request.file)))
 
+    def trace(self, request: wire.Trace) -> wire.Reply:
+        trace = getattr(self._loaded(), "trace", None)
+        if trace is None:
+            raise ArmbenchError("this engine does not tell which kernels it runs")
+        work = wire.Generate(request.tokens, request.output_tokens)
+        return wire.Traced(trace(lambda: self.generate(work)))
+
     def answer(self, request: wire.Request) -> wire.Reply:
         """The reply to one request; an error becomes a Failed reply."""
         handlers: dict[type, Any] = {
@@ -139,6 +146,7 @@ class Worker:
             wire.Prepare: self.prepare,
             wire.MakeReference: self.reference,
             wire.Compare: self.compare,
+            wire.Trace: self.trace,
         }
         try:
             reply: wire.Reply = handlers[type(request)](request)

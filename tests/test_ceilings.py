@@ -9,7 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness.ceilings import Build, build_kernels, cache_curve, driver, measure, scaling
+from harness.ceilings import (
+    Build,
+    again,
+    build_kernels,
+    cache_curve,
+    driver,
+    measure,
+    scaling,
+    survey,
+)
 from harness.ceilings.build import (
     NoCompiler,
     find_compiler,
@@ -18,11 +27,14 @@ from harness.ceilings.build import (
     sources_for,
 )
 from harness.ceilings.driver import DriverFailed, Kernel, Repetition
-from harness.ceilings.measuring import _doubling, cache_sizes, candidates
-from harness.errors import ArmbenchError
+from harness.ceilings.measuring import cache_sizes, candidates, doubling
+from harness.errors import ArmbenchError, Exit
 from harness.places import kernel_dir
 from harness.records.ceilings import CacheCurve, Ceiling, Ceilings, Scaling
 from harness.records.machine import Machine
+from harness.reports.ceilings import documented_text
+from tests.test_plan import server
+from tests.test_run import armbench
 
 
 @pytest.fixture(scope="session")
@@ -187,7 +199,7 @@ def test_scaling_beyond_the_cpus_is_refused() -> None:
     ("most", "counts"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (96, [1, 2, 4, 8, 16, 32, 64, 96])]
 )
 def test_thread_counts_double_and_end_at_all(most: int, counts: list[int]) -> None:
-    assert _doubling(most) == counts
+    assert doubling(most) == counts
 
 
 def test_a_cache_curve_falls_with_the_working_set(built: Build, cpu: int) -> None:
@@ -319,3 +331,53 @@ def test_a_source_states_its_machine_and_flags() -> None:
     assert found.arch == "aarch64"
     assert found.flags == ("-march=armv8.2-a+sve+bf16",)
     assert not [s for s in sources_for("x86_64") if s.arch == "aarch64"]
+
+
+# ---- the command ----
+
+
+def test_the_command_measures_stores_and_draws(built: Build, tmp_path: Path, cpu: int) -> None:
+    """The kernels are in the session's cache only if a test put them there: a build may happen."""
+    arguments = ("ceilings", "--cpus", str(cpu), "--short", "--results", str(tmp_path))
+    done = armbench(*arguments)
+    assert done.returncode == Exit.FINE, done.stderr
+    assert "GB/s" in done.stdout
+    assert "read, f32" in done.stderr
+    assert "read, f32" not in done.stdout
+    (path,) = tmp_path.glob("*/ceilings/*.json")
+    stored = survey.load(path)
+    assert stored.ceilings[-1].cpus == str(cpu)
+    assert stored.ceilings[-1].read_bytes_per_s
+    drawn = armbench("roofline", str(path))
+    assert drawn.returncode == Exit.FINE, drawn.stderr
+    assert "float32 1T" in drawn.stdout
+
+
+def test_the_command_without_a_compiler_says_so_and_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: int
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ARMBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CC", raising=False)
+    done = armbench("ceilings", "--cpus", str(cpu), "--results", str(tmp_path / "results"))
+    assert done.returncode == Exit.FINE, done.stderr
+    assert "unknown, because no C compiler" in done.stdout
+
+
+def test_what_is_measured_again_is_what_was_measured(built: Build, cpu: int) -> None:
+    known = measure([cpu], features=[], which=["read", "f32"], short=True, built=built)
+    seen = again(known, ["read", "f32", "bf16"], "after", built)
+    assert set(seen.values) == {"read", "f32"}
+    assert seen.unknown == {"bf16": "it was not measured before"}
+    assert seen.took_s < 2.5
+    assert 0.3 < seen.values["f32"] / (known.value("f32") or 0) < 3
+
+
+def test_unverified_figures_say_so_wherever_they_are_shown() -> None:
+    machine = server(2)
+    machine.cpu.id = "turin"
+    assert documented_text(machine, "f32") == "64 (unverified)"
+    machine.cpu.id = "graviton2"
+    assert documented_text(machine, "f32") == "16"
+    machine.cpu.id = None
+    assert documented_text(machine, "f32") == "–"

@@ -118,6 +118,8 @@ def test_another_architecture_is_refused_by_name(copy: Path) -> None:
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"hidden_size": -5}, "hidden_size"),
         ({"hidden_size": "64"}, "hidden_size"),
+        ({"num_hidden_layers": 2**30}, "num_hidden_layers"),
+        ({"rms_norm_eps": None}, "rms_norm_eps"),
         ({"num_hidden_layers": 3}, r"model\.layers\.2"),
         ({"intermediate_size": 999}, "999"),
         ({"use_sliding_window": True}, "sliding-window"),

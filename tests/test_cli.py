@@ -43,6 +43,14 @@ def test_help_names_every_exit_code() -> None:
         (["run", "--results", "/proc/none", "--engine", "fake"], "cannot be written", "--results"),
         (["show", "no/such.json"], "cannot be read", ""),
         (["machine", "--root", "/no/such/folder"], "not a folder", ""),
+        (["run", "--ceilings", "maybe"], "--ceilings is 'maybe'", "true or false"),
+        (["run", "--name", "ceilings"], "the folder of what", "another name"),
+        (["ceilings", "--threads", "two"], "--threads is 'two'", "1,2,4,max"),
+        (["ceilings", "--threads", "4096"], "more than the", "lower"),
+        (["ceilings", "--cpus", "0", "--placement", "numa"], "CPUs twice", "one of them"),
+        (["ceilings", "--cpus", "8000"], "8000", "allowed"),
+        (["roofline", "no/such.json"], "cannot be read", ""),
+        (["roofline", "x.json", "--output", "x.pdf"], "neither SVG nor PNG", "x.svg"),
         (["explain", "tpto"], "unknown metric", "tpot"),
     ],
 )
@@ -85,6 +93,7 @@ def test_a_dry_run_prints_every_case_and_writes_nothing(tmp_path: Path) -> None:
         (["--help"], {"msgspec", "rich", "numpy", "psutil"}),
         (["machine", "--json"], {"rich", "numpy", "scipy", "cpuinfo"}),
         (["run", "--dry-run"], {"torch", "transformers", "onnxruntime", "tokenizers"}),
+        (["ceilings", "--threads", "4096"], {"torch", "onnxruntime", "matplotlib", "scipy"}),
         (["engines"], {"torch", "transformers", "onnxruntime", "numpy"}),
     ],
 )

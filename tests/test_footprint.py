@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import ArmbenchError
+from harness.model.architecture import dimensions, parameters
 from harness.model.footprint import (
     FORMATS,
     Footprint,
@@ -172,7 +173,7 @@ def test_one_token_of_the_moe_uses_the_active_parameters_its_name_says() -> None
 
 def test_dense_layers_among_experts_are_counted_as_dense() -> None:
     some = shape("qwen3-30b-a3b", mlp_only_layers=[0, 1], decoder_sparse_step=2)
-    assert some.moe_layers == 23  # every second one is 1, 3, …; 1 is dense
+    assert some.sizes.moe_layers == 23  # every second one is 1, 3, …; 1 is dense
     assert some.parameters() < shape("qwen3-30b-a3b").parameters()
 
 
@@ -194,14 +195,14 @@ def test_decode_bound_is_bandwidth_over_bytes() -> None:
 
 @pytest.mark.parametrize("name", ["qwen2_moe", "llama", None])
 def test_another_architecture_is_refused_with_the_known_ones(name: str | None) -> None:
-    with pytest.raises(ArmbenchError, match="unknown model architecture") as error:
+    with pytest.raises(ArmbenchError, match="unknown architecture") as error:
         shape("qwen3-0.6b", model_type=name)
     assert "qwen3_moe" in str(error.value.hint)
 
 
 @pytest.mark.parametrize("wrong", [None, 0, -1, True, "896", 1.5])
 def test_a_missing_or_senseless_size_is_named(wrong: object) -> None:
-    with pytest.raises(ArmbenchError, match="'hidden_size'"):
+    with pytest.raises(ArmbenchError, match="hidden_size"):
         shape("qwen3-0.6b", hidden_size=wrong)
 
 
@@ -212,7 +213,25 @@ def test_an_unknown_format_names_the_nearest() -> None:
 
 
 def test_a_head_size_left_out_follows_the_architecture() -> None:
-    assert shape("qwen3-0.6b", head_dim=None).head_dim == 64
+    assert shape("qwen3-0.6b", head_dim=None).sizes.head == 64
     config = {k: v for k, v in CONFIGS["qwen3-0.6b"].items() if k != "head_dim"}
-    assert ModelShape.from_config(config).head_dim == 128
-    assert shape("qwen2.5-0.5b").head_dim == 64
+    assert ModelShape.from_config(config).sizes.head == 128
+    assert shape("qwen2.5-0.5b").sizes.head == 64
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"qwen3-30b-a3b"}))
+def test_parameters_counted_by_tensor_and_by_formula_are_the_same(name: str) -> None:
+    assert shape(name).parameters() == parameters(dimensions(CONFIGS[name]))
+
+
+def test_a_mixture_of_experts_has_a_footprint_but_no_engine() -> None:
+    with pytest.raises(ArmbenchError, match="no mixture of experts") as error:
+        dimensions(CONFIGS["qwen3-30b-a3b"])
+    assert "dense" in str(error.value.hint)
+    assert shape("qwen3-30b-a3b").sizes.experts == 128
+
+
+@pytest.mark.parametrize("wrong", [3, "0", {"0": 1}, [None]])
+def test_dense_layers_that_are_no_list_are_refused(wrong: object) -> None:
+    with pytest.raises(ArmbenchError, match="mlp_only_layers"):
+        shape("qwen3-30b-a3b", mlp_only_layers=wrong)

@@ -45,7 +45,7 @@ def trial(*records: RequestRecord, repeat: int = 0) -> Trial:
 
 
 def value(name: str, of: Trial) -> float | None:
-    return metrics.metric(name).value(of, case(0))
+    return metrics.metric(name).value(metrics.Subject(trial=of, case=case(0)))
 
 
 def test_latency_and_ttft_count_from_the_due_time_not_from_the_send() -> None:

@@ -81,6 +81,14 @@ def test_every_instant_is_in_order_and_every_thread_was_seen_in_its_place(run: A
         assert trial.before is not None
 
 
+def test_a_fake_run_takes_no_ceilings_and_traces_no_kernels(run: Any) -> None:
+    done, result = run()
+    assert not result.plan.ceilings
+    assert (result.ceilings, result.calibrations, result.paths) == ([], [], [])
+    assert "ceilings" not in done.stderr
+    assert result.model.sizes is not None
+
+
 def expected_exit(result: Result) -> Exit:
     """Fine, or invalid for nothing but what else this machine was doing."""
     for trial in result.trials:

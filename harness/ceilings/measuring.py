@@ -6,13 +6,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from harness.ceilings import driver
 from harness.ceilings.build import Build, build_kernels
 from harness.ceilings.driver import DriverFailed, Kernel, Repetition
 from harness.errors import ArmbenchError, unknown_name
-from harness.records.ceilings import CacheCurve, CachePoint, Ceiling, Ceilings, Scaling
-from harness.units import format_cpu_list
+from harness.records.ceilings import (
+    CacheCurve,
+    CachePoint,
+    Calibration,
+    Ceiling,
+    Ceilings,
+    Scaling,
+)
+from harness.units import format_cpu_list, parse_cpu_list
 
 # What can be asked for: a name, and the operations and types that compete for it. Any
 # `operation_type` of a kernel is a name as well.
@@ -36,6 +44,7 @@ _MEMORY = ("read", "copy", "triad", "write", "latency", "gemv")
 _LEAST_BYTES = 32 << 20  # of one thread, where the last cache's size is not given
 _STEADY = 0.005  # a best that repeats this closely is believed
 _KNEE = 0.95
+_AGAIN_S = 0.05
 _OWN = 0.97  # below this share of its CPU a thread was disturbed
 
 
@@ -287,6 +296,44 @@ def _run(
     )
 
 
+def again(
+    known: Ceilings, names: Sequence[str], when: Literal["before", "after"], built: Build
+) -> Calibration:
+    """Some of `known` once more, by the kernels and settings that were best: under a second each.
+
+    A ceiling that is not known, or cannot be run now, is unknown here with the reason.
+    """
+    began = time.monotonic_ns()
+    cpus = parse_cpu_list(known.cpus)
+    found = Calibration(when=when, at_ns=began, cpus=known.cpus, threads=known.threads)
+    for name in names:
+        ceiling = known.ceilings.get(name)
+        if ceiling is None or ceiling.kernel is None:
+            found.unknown[name] = known.unknown.get(name, "it was not measured before")
+            continue
+        try:
+            lines = driver.run(
+                built,
+                [ceiling.kernel],
+                cpus,
+                seconds=_AGAIN_S,
+                repeats=4,
+                bytes=ceiling.bytes or 1 << 20,
+                node=known.node,
+                **ceiling.tuning,
+            )
+        except DriverFailed as error:
+            found.unknown[name] = str(error)
+            continue
+        value = _best(lines)
+        if value is None:
+            found.unknown[name] = next((x.error for x in lines if x.error), "no repeat ended")
+        else:
+            found.values[name] = value
+    found.took_s = (time.monotonic_ns() - began) * 1e-9
+    return found
+
+
 def scaling(
     cpus: Sequence[int],
     *,
@@ -298,7 +345,7 @@ def scaling(
     built: Build | None = None,
 ) -> list[Scaling]:
     """Each kind on the first 1, 2, 4 … of `cpus` (or the counts in `threads`)."""
-    counts = sorted(set(threads or _doubling(len(cpus))))
+    counts = sorted(set(threads or doubling(len(cpus))))
     if not counts or counts[0] < 1 or counts[-1] > len(cpus):
         raise ArmbenchError(
             f"a scaling curve over {', '.join(map(str, counts))} threads does not fit"
@@ -311,10 +358,16 @@ def scaling(
         )
         for n in counts
     ]
-    return [_curve(name, counts, runs) for name in which]
+    return curves(runs, which)
 
 
-def _doubling(most: int) -> list[int]:
+def curves(runs: Sequence[Ceilings], which: Sequence[str]) -> list[Scaling]:
+    """Each kind by number of threads, from measurements on ever more CPUs."""
+    return [_curve(name, [run.threads for run in runs], runs) for name in which]
+
+
+def doubling(most: int) -> list[int]:
+    """1, 2, 4 … and `most`."""
     counts = [1]
     while counts[-1] * 2 < most:
         counts.append(counts[-1] * 2)
@@ -329,7 +382,7 @@ def _curve(name: str, counts: Sequence[int], runs: Sequence[Ceilings]) -> Scalin
     )
     return Scaling(
         name=name,
-        unit=next((c.unit for run in runs if (c := run.ceilings[name]).unit), None),
+        unit=next((c.unit for run in runs if (c := run.ceilings.get(name)) and c.unit), None),
         cpus=[run.cpus for run in runs],
         threads=list(counts),
         values=values,

@@ -10,7 +10,10 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `load(spec)`: the engine, ready; called in the pinned child only;
 - `check_options(options)`, optional: raises ArmbenchError for a value that it does not know;
 - `prepare(spec, folder)`, optional: converts the checkpoint once, in a child of its own;
-- `prepare_options(dtype, options)` beside it: what the conversion depends on.
+- `prepare_options(dtype, options)` beside it: what the conversion depends on;
+- `stored(dtype, options)`, optional: how it keeps the model, where not in plain `dtype`;
+- `TRACE`, optional: variables that make its libraries tell which kernels they run. The engine then
+  has `trace(work)`, which calls `work` and returns a KernelPath.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from msgspec import Struct, field
 
 from harness.errors import ArmbenchError, unknown_name
 from harness.model.architecture import Dimensions
-from harness.records.run import RuntimeThreads
+from harness.records.run import RuntimeThreads, Stored
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +48,7 @@ class EngineSpec(Struct, kw_only=True):
     cpus: list[int]
     options: dict[str, Any] = field(default_factory=dict)
     prepared: str | None = None  # folder of the conversion, where the engine has one
+    trace: bool = False  # whether the engine is loaded to show which kernels it runs
 
 
 class Engine(Protocol):
@@ -105,6 +109,24 @@ def converter(name: str) -> ModuleType | None:
     """The module of engine `name` where it converts checkpoints, else None."""
     found = module(name)
     return cast("ModuleType", found) if hasattr(found, "prepare") else None
+
+
+_STORED = {
+    "float32": Stored(body="float32", compute="f32", kv_element_bytes=4),
+    "bfloat16": Stored(body="bfloat16", compute="bf16", kv_element_bytes=2),
+}
+
+
+def stored(name: str, dtype: str, options: Mapping[str, Any]) -> Stored | None:
+    """How engine `name` keeps a model of `dtype`; None where it keeps none, or does not tell."""
+    own = getattr(module(name), "stored", None)
+    return cast("Stored | None", own(dtype, options)) if own else _STORED.get(dtype)
+
+
+def trace_environment(name: str) -> dict[str, str] | None:
+    """Variables for a traced pass of engine `name`; None where it cannot be traced."""
+    variables: Mapping[str, str] | None = getattr(module(name), "TRACE", None)
+    return None if variables is None else dict(variables)
 
 
 def missing_packages(name: str) -> list[str]:

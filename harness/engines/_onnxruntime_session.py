@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 
+from harness.engines._traces import read_profile
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions, dimensions
-from harness.records.run import RuntimeThreads
+from harness.records.run import KernelPath, RuntimeThreads, Variant
 from harness.units import format_cpu_list, parse_cpu_list
 
 if TYPE_CHECKING:
@@ -59,6 +63,10 @@ class OnnxEngine:
         self.d: Dimensions = dimensions(config)
         os.sched_setaffinity(0, {spec.cpus[0]})
         chosen = session_options(spec.cpus, spec.options)
+        self.profiles = tempfile.mkdtemp(prefix="armbench-") if spec.trace else None
+        if self.profiles:
+            chosen.enable_profiling = True
+            chosen.profile_file_prefix = str(Path(self.profiles) / "trace")
         self.session = ort.InferenceSession(
             str(Path(spec.prepared) / "model.onnx"), chosen, providers=["CPUExecutionProvider"]
         )
@@ -138,6 +146,23 @@ class OnnxEngine:
             "providers": self.session.get_providers(),
             "kv_cache": "shared, preallocated" if self.shared else "grows by concatenation",
         }
+
+    def trace(self, work: Callable[[], None]) -> KernelPath:
+        """Operators of the optimised graph as ONNX Runtime's profile counts them."""
+        work()
+        try:
+            kernels, facts = read_profile(Path(self.session.end_profiling()).read_text())
+        finally:
+            shutil.rmtree(self.profiles or "", ignore_errors=True)
+        if kernel := getattr(ort, "get_build_info", None):
+            facts["build"] = str(kernel())
+        return KernelPath(
+            variant=Variant(engine="onnxruntime", dtype="", threads=0),
+            source="ONNX Runtime profile",
+            kernels=kernels,
+            facts=facts | {"MLAS": "chooses its kernels by CPUID or HWCAP and does not tell them"},
+            reason=None if kernels else "the profile names no kernel",
+        )
 
     def runtime(self) -> RuntimeThreads:
         chosen = self.session.get_session_options()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +18,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.engines._openmp import read_openmp
+from harness.engines._traces import read_mkl, read_onednn
 from harness.model.architecture import Dimensions, dimensions
 from harness.model.checkpoint import tensor_files
-from harness.records.run import RuntimeThreads
+from harness.records.run import KernelPath, RuntimeThreads, Variant
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Logits, Tokens
@@ -180,6 +184,25 @@ class Decoder:
 
 
 @contextmanager
+def _own_output() -> Iterator[list[str]]:
+    """What C code in this process prints meanwhile, as lines, in the list once it is over."""
+    lines: list[str] = []
+    libc = ctypes.CDLL(None)
+    libc.fflush(None)
+    before = os.dup(1)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            yield lines
+        finally:
+            libc.fflush(None)
+            os.dup2(before, 1)
+            os.close(before)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+@contextmanager
 def _inference() -> Iterator[None]:
     with torch.inference_mode():
         yield
@@ -191,8 +214,9 @@ class TorchEngine:
     def __init__(self, spec: EngineSpec) -> None:
         torch.set_num_threads(len(spec.cpus))
         torch.set_num_interop_threads(1)
-        self.packed = bool(spec.options["packed"]) and can_pack()
-        with _inference():
+        self.told: list[str] = []  # in a traced process: what the libraries say of themselves
+        with _inference(), _own_output() if spec.trace else nullcontext(self.told) as self.told:
+            self.packed = bool(spec.options["packed"]) and can_pack()
             self.decoder = Decoder(
                 Path(spec.checkpoint), getattr(torch, spec.dtype), packed=self.packed
             )
@@ -224,6 +248,23 @@ class TorchEngine:
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "linear": "oneDNN packed" if self.packed else "torch.nn.functional.linear",
         }
+
+    def trace(self, work: Callable[[], None]) -> KernelPath:
+        """What oneDNN and MKL print while `work` runs; they were told to by variables."""
+        with _own_output() as lines:
+            work()
+        _, told = read_onednn(self.told)
+        kernels, facts = read_onednn(lines)
+        blas, more = read_mkl(lines)
+        more |= told
+        facts |= more | {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+        return KernelPath(
+            variant=Variant(engine="torch", dtype="", threads=0),
+            source="oneDNN verbose, MKL verbose",
+            kernels=kernels + blas,
+            facts=facts,
+            reason=None if kernels or blas else "neither oneDNN nor MKL printed a call",
+        )
 
     def runtime(self) -> RuntimeThreads:
         seen = RuntimeThreads(

@@ -56,6 +56,10 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ArmbenchError("the fake engine's times must not be negative", hint="give seconds")
 
 
+def stored(dtype: str, options: Mapping[str, Any]) -> None:
+    """Nothing: it reads no weights."""
+
+
 def load(spec: EngineSpec) -> Engine:
     """A fake engine for `spec.checkpoint`'s vocabulary."""
     return FakeEngine(spec)

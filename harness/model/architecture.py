@@ -1,6 +1,7 @@
-"""Tensors of the Qwen architectures: names and shapes, from a checkpoint's config.json.
+"""What a checkpoint's config.json says of its model: sizes, tensors and their shapes.
 
-Sources: the parameter names of the published safetensors of Qwen2.5 and Qwen3 (dense).
+Sources: the parameter names of the published safetensors of Qwen2.5 and Qwen3 (dense), and the
+defaults of transformers' Qwen2Config, Qwen3Config and Qwen3MoeConfig.
 """
 
 from __future__ import annotations
@@ -9,97 +10,131 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from msgspec import Struct
-
 from harness.errors import ArmbenchError, unknown_name
+from harness.records.model import Dimensions
 
-FAMILIES = ("qwen2", "qwen3")
+__all__ = ["ARCHITECTURES", "Dimensions", "dimensions", "parameters", "sizes", "tensor_shapes"]
 
-
-class Dimensions(Struct, frozen=True, kw_only=True):
-    """Sizes of a dense Qwen decoder; all counts, no units."""
-
-    family: str
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocabulary: int
-    tied: bool
-    qkv_bias: bool
-    qk_norm: bool
-    norm_eps: float
-    rope_theta: float
-    context: int
+ARCHITECTURES: dict[str, str] = {
+    "qwen2": "Qwen2 and Qwen2.5, dense",
+    "qwen3": "Qwen3, dense",
+    "qwen3_moe": "Qwen3, mixture of experts",
+}
 
 
-def _positive(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+# No published model has more; a config that says so would keep every reader busy.
+_MOST_LAYERS = 4096
+
+
+def _positive(
+    config: Mapping[str, Any], key: str, default: int | None = None, most: int = 2**31 - 1
+) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
         raise ArmbenchError(
-            f"config.json has {key} = {value!r}, expected a positive whole number",
-            hint="is this the config.json of a Qwen checkpoint?",
+            f"config.json has {key} = {value!r:.100}, expected a whole number from 1 to {most}",
+            hint="take config.json from the Qwen checkpoint's own repository",
         )
     return value
 
 
-def _rope_theta(config: Mapping[str, Any]) -> float:
+def _number(values: Mapping[str, Any], key: str, default: float) -> float:
+    value = values.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise ArmbenchError(f"config.json has {key} = {value!r}, expected a positive number")
+    return float(value)
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[str, float]:
+    """(kind of scaling, theta) of the rotary embedding."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else "?"
-    if kind != "default":
-        raise ArmbenchError(
-            f"config.json asks for rope scaling {kind!r}, which the engines here do not compute",
-            hint="remove rope_scaling from config.json for contexts inside the trained length",
-        )
-    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-    if not isinstance(theta, int | float) or not theta > 0:
-        raise ArmbenchError(f"config.json has rope_theta = {theta!r}, expected a positive number")
-    return float(theta)
+    known = rope if isinstance(rope, dict) else {"rope_type": "?"}
+    theta = _number(known if "rope_theta" in known else config, "rope_theta", 10000.0)
+    return str(known.get("rope_type", known.get("type", "default"))), theta
 
 
-def dimensions(config: Mapping[str, Any]) -> Dimensions:
-    """The sizes that `config` (a parsed config.json) states.
+def _moe_layers(config: Mapping[str, Any], layers: int) -> int:
+    """Layers with experts: every `decoder_sparse_step`-th that is not in `mlp_only_layers`."""
+    step = _positive(config, "decoder_sparse_step", 1)
+    dense = config.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or not all(isinstance(i, int) for i in dense):
+        raise ArmbenchError(f"config.json has mlp_only_layers = {dense!r}, expected a list")
+    return sum(1 for i in range(layers) if i not in set(dense) and (i + 1) % step == 0)
 
-    Raises ArmbenchError for another architecture, a missing or senseless size, sliding-window
-    attention or rope scaling.
+
+def sizes(config: Mapping[str, Any]) -> Dimensions:
+    """The sizes that `config` (a parsed config.json) states, of every architecture we count.
+
+    Raises ArmbenchError for another architecture, or a missing or senseless size.
     """
     family = str(config.get("model_type"))
-    if family not in FAMILIES:
-        raise unknown_name("architecture (model_type)", family, FAMILIES)
-    if config.get("use_sliding_window"):
-        raise ArmbenchError(
-            "config.json turns sliding-window attention on, which the engines here do not compute",
-            hint="set use_sliding_window to false",
-        )
-    if family == "qwen3" and config.get("attention_bias"):
-        raise ArmbenchError(
-            "config.json sets attention_bias on a qwen3 model, which no published Qwen3 does",
-            hint="the engines here compute qwen3 attention without biases",
-        )
+    if family not in ARCHITECTURES:
+        raise unknown_name("architecture (model_type)", family, ARCHITECTURES)
     hidden = _positive(config, "hidden_size")
     heads = _positive(config, "num_attention_heads")
     kv_heads = _positive(config, "num_key_value_heads", heads)
-    head = _positive(config, "head_dim", 128 if family == "qwen3" else max(1, hidden // heads))
     if heads % kv_heads:
         raise ArmbenchError(f"config.json has {heads} heads, not a multiple of {kv_heads} KV heads")
+    derived = max(1, hidden // heads)
+    if config.get("head_dim", 0) is None:  # written out as null: transformers derives it
+        head = derived
+    else:
+        head = _positive(config, "head_dim", derived if family == "qwen2" else 128)
+    layers = _positive(config, "num_hidden_layers", most=_MOST_LAYERS)
+    moe = family == "qwen3_moe"
+    bias = bool(config.get("attention_bias", False)) and family != "qwen2"
     return Dimensions(
         family=family,
         hidden=hidden,
         intermediate=_positive(config, "intermediate_size"),
-        layers=_positive(config, "num_hidden_layers"),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head=head,
         vocabulary=_positive(config, "vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        rope_theta=_rope_theta(config),
+        qkv_bias=family == "qwen2" or bias,
+        output_bias=bias,
+        qk_norm=family != "qwen2",
+        norm_eps=_number(config, "rms_norm_eps", 1e-6),
+        rope_theta=_rope(config)[1],
         context=_positive(config, "max_position_embeddings", 32768),
+        experts=_positive(config, "num_experts") if moe else 0,
+        experts_per_token=_positive(config, "num_experts_per_tok") if moe else 0,
+        moe_intermediate=_positive(config, "moe_intermediate_size") if moe else 0,
+        moe_layers=_moe_layers(config, layers) if moe else 0,
     )
+
+
+def dimensions(config: Mapping[str, Any]) -> Dimensions:
+    """The sizes in `config`, of a model that the engines here compute.
+
+    Raises ArmbenchError as `sizes` does, and for a mixture of experts, sliding-window attention,
+    rope scaling, or a qwen3 with biases.
+    """
+    found = sizes(config)
+    if found.experts:
+        raise ArmbenchError(
+            f"config.json is a {found.family}: the engines here run no mixture of experts",
+            hint="only its footprint is known here; to run, take a dense model",
+        )
+    if config.get("use_sliding_window"):
+        raise ArmbenchError(
+            "config.json turns sliding-window attention on, which the engines here do not compute",
+            hint="set use_sliding_window to false",
+        )
+    if found.output_bias:
+        raise ArmbenchError(
+            "config.json sets attention_bias on a qwen3 model, which no published Qwen3 does",
+            hint="the engines here compute qwen3 attention without biases",
+        )
+    kind = _rope(config)[0]
+    if kind != "default":
+        raise ArmbenchError(
+            f"config.json asks for rope scaling {kind!r}, which the engines here do not compute",
+            hint="remove rope_scaling from config.json for contexts inside the trained length",
+        )
+    return found
 
 
 def _layer_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
@@ -123,7 +158,7 @@ def _layer_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_shapes(d: Dimensions) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the checkpoint by name, shapes as (rows, columns) or (length,)."""
+    """Every tensor of a dense checkpoint by name, shapes as (rows, columns) or (length,)."""
     layer = _layer_shapes(d)
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (d.vocabulary, d.hidden)}
     for i in range(d.layers):

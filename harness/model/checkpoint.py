@@ -317,6 +317,7 @@ def identify(checkpoint: Checkpoint) -> ModelIdentity:
         config_sha256=_digest(folder / "config.json"),
         files=_digests(folder / f for f in files),
         revision=checkpoint.revision,
+        sizes=checkpoint.dimensions,
     )
 
 

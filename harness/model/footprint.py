@@ -12,13 +12,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from harness.errors import ArmbenchError, unknown_name
-
-ARCHITECTURES: dict[str, str] = {
-    "qwen2": "Qwen2 and Qwen2.5, dense",
-    "qwen3": "Qwen3, dense",
-    "qwen3_moe": "Qwen3, mixture of experts",
-}
+from harness.errors import unknown_name
+from harness.model.architecture import sizes
+from harness.records.model import Dimensions
 
 
 class WeightFormat(Struct, frozen=True, kw_only=True):
@@ -116,26 +112,10 @@ class _Matrix(Struct, frozen=True):
         return self.rows * self.columns * self.count
 
 
-class ModelShape(Struct, frozen=True, kw_only=True):
-    """The sizes in a checkpoint's config that decide what a token costs."""
+class ModelShape(Struct, frozen=True):
+    """What the sizes of a model mean in weights, bytes and operations."""
 
-    architecture: str
-    hidden_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    tied: bool
-    qkv_bias: bool
-    output_bias: bool
-    qk_norm: bool
-    max_position: int | None = None
-    experts: int = 0
-    experts_per_token: int = 0
-    moe_intermediate: int = 0
-    moe_layers: int = 0
+    sizes: Dimensions
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> ModelShape:
@@ -143,68 +123,42 @@ class ModelShape(Struct, frozen=True, kw_only=True):
 
         Raises ArmbenchError where the architecture is not covered or a size is missing or wrong.
         """
-        kind = config.get("model_type")
-        if not isinstance(kind, str) or kind not in ARCHITECTURES:
-            raise unknown_name("model architecture", str(kind), ARCHITECTURES)
-        heads, hidden = _size(config, "num_attention_heads"), _size(config, "hidden_size")
-        default_head = None if kind == "qwen2" else 128  # as transformers' Qwen3Config
-        head_dim = config.get("head_dim", default_head) or hidden // heads
-        layers = _size(config, "num_hidden_layers")
-        moe = kind == "qwen3_moe"
-        bias = kind == "qwen2" or bool(config.get("attention_bias", False))
-        position = config.get("max_position_embeddings")
-        return ModelShape(
-            architecture=kind,
-            hidden_size=hidden,
-            layers=layers,
-            heads=heads,
-            kv_heads=_size(config, "num_key_value_heads", heads),
-            head_dim=_size({"head_dim": head_dim}, "head_dim"),
-            intermediate=_size(config, "intermediate_size"),
-            vocab=_size(config, "vocab_size"),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            qkv_bias=bias,
-            output_bias=bias and kind != "qwen2",
-            qk_norm=kind != "qwen2",
-            max_position=None if position is None else _size(config, "max_position_embeddings"),
-            experts=_size(config, "num_experts") if moe else 0,
-            experts_per_token=_size(config, "num_experts_per_tok") if moe else 0,
-            moe_intermediate=_size(config, "moe_intermediate_size") if moe else 0,
-            moe_layers=_moe_layers(config, layers) if moe else 0,
-        )
+        return ModelShape(sizes(config))
 
     def parameters(self) -> int:
         """Parameters as the checkpoint counts them: a tied embedding once, every expert."""
-        body = sum(m.weights for m in self._body(self.experts)) + self._router_weights
-        head = 0 if self.tied else self.embedding_parameters
+        body = sum(m.weights for m in self._body(self.sizes.experts)) + self._router_weights
+        head = 0 if self.sizes.tied else self.embedding_parameters
         return body + self.rest_parameters + self.embedding_parameters + head
 
     @property
     def embedding_parameters(self) -> int:
         """Weights of the token embedding (and, in the same shape, of the head)."""
-        return self.vocab * self.hidden_size
+        return self.sizes.vocabulary * self.sizes.hidden
 
     @property
     def rest_parameters(self) -> int:
         """Norms and biases."""
-        kv, attention = self.kv_heads * self.head_dim, self.heads * self.head_dim
-        layer = 2 * self.hidden_size
-        layer += (attention + 2 * kv) * self.qkv_bias + self.hidden_size * self.output_bias
-        layer += 2 * self.head_dim * self.qk_norm
-        return self.layers * layer + self.hidden_size
+        kv, attention = self.sizes.kv_heads * self.sizes.head, self.sizes.heads * self.sizes.head
+        layer = 2 * self.sizes.hidden
+        layer += (
+            attention + 2 * kv
+        ) * self.sizes.qkv_bias + self.sizes.hidden * self.sizes.output_bias
+        layer += 2 * self.sizes.head * self.sizes.qk_norm
+        return self.sizes.layers * layer + self.sizes.hidden
 
     @property
     def linear_parameters(self) -> int:
         """Weights that one token multiplies with, head excluded (MoE: its own experts only)."""
-        body = sum(m.weights for m in self._body(self.experts_per_token))
+        body = sum(m.weights for m in self._body(self.sizes.experts_per_token))
         return body + self._router_weights
 
     def expected_experts(self, batch: int = 1) -> float:
         """Distinct experts of one layer that `batch` tokens reach, if routing were even."""
-        if not self.experts:
+        if not self.sizes.experts:
             return 0.0
-        missed = (1 - self.experts_per_token / self.experts) ** batch
-        return self.experts * (1 - missed)
+        missed = (1 - self.sizes.experts_per_token / self.sizes.experts) ** batch
+        return self.sizes.experts * (1 - missed)
 
     def weight_bytes(self, spec: str | WeightFormat | Quantisation) -> int:
         """Bytes of all stored weights: the memory a loaded model takes for them.
@@ -213,10 +167,10 @@ class ModelShape(Struct, frozen=True, kw_only=True):
         """
         scheme = Quantisation.of(spec)
         head, embedding = scheme.head or scheme.body, scheme.embedding or scheme.body
-        once = self.tied and (scheme.embedding is None or embedding == head)
-        total = self._bytes(scheme, self._body(self.experts))
-        total += head.bytes(self.vocab, self.hidden_size)
-        return total + (0 if once else embedding.bytes(self.vocab, self.hidden_size))
+        once = self.sizes.tied and (scheme.embedding is None or embedding == head)
+        total = self._bytes(scheme, self._body(self.sizes.experts))
+        total += head.bytes(self.sizes.vocabulary, self.sizes.hidden)
+        return total + (0 if once else embedding.bytes(self.sizes.vocabulary, self.sizes.hidden))
 
     def weight_bytes_per_step(
         self, spec: str | WeightFormat | Quantisation, batch: int = 1
@@ -227,18 +181,18 @@ class ModelShape(Struct, frozen=True, kw_only=True):
         embedding rows looked up are left out.
         """
         scheme = Quantisation.of(spec)
-        head = (scheme.head or scheme.body).bytes(self.vocab, self.hidden_size)
+        head = (scheme.head or scheme.body).bytes(self.sizes.vocabulary, self.sizes.hidden)
         dense = self._bytes(scheme, self._attention() + self._dense_mlp())
-        if not self.moe_layers:
+        if not self.sizes.moe_layers:
             return float(dense + head)
-        expert = _stored(scheme.body, self._mlp(self.moe_intermediate, 1))
-        return dense + head + self.moe_layers * self.expected_experts(batch) * expert
+        expert = _stored(scheme.body, self._mlp(self.sizes.moe_intermediate, 1))
+        return dense + head + self.sizes.moe_layers * self.expected_experts(batch) * expert
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2) -> float:
         """Bytes that one token of context keeps in the KV cache of all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * bytes_per_element
+        return 2 * self.sizes.layers * self.sizes.kv_heads * self.sizes.head * bytes_per_element
 
-    def prefill_flops(self, n: int, *, start: int = 0, head_positions: int | None = None) -> int:
+    def prefill_flops(self, n: int, *, start: int = 0, head_positions: int | None = None) -> float:
         """Operations to take in `n` tokens after `start` cached ones.
 
         The head runs for `head_positions` of them: by default the last alone.
@@ -251,38 +205,40 @@ class ModelShape(Struct, frozen=True, kw_only=True):
             + self._attention_flops(seen)
         )
 
-    def decode_flops(self, context: int, *, batch: int = 1) -> int:
+    def decode_flops(self, context: float, *, batch: int = 1) -> float:
         """Operations of one decode step of `batch` sequences that each attend to `context` keys."""
         token = 2 * (self.linear_parameters + self.embedding_parameters)
         return batch * (token + self._attention_flops(context))
 
-    def _attention_flops(self, keys: int) -> int:
-        return 4 * self.layers * self.heads * self.head_dim * keys  # scores, then values
+    def _attention_flops(self, keys: float) -> float:
+        return (
+            4 * self.sizes.layers * self.sizes.heads * self.sizes.head * keys
+        )  # scores, then values
 
     def _attention(self) -> list[_Matrix]:
-        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        query, kv = self.sizes.heads * self.sizes.head, self.sizes.kv_heads * self.sizes.head
         return [
-            _Matrix(query, self.hidden_size, self.layers),
-            _Matrix(kv, self.hidden_size, 2 * self.layers),
-            _Matrix(self.hidden_size, query, self.layers),
+            _Matrix(query, self.sizes.hidden, self.sizes.layers),
+            _Matrix(kv, self.sizes.hidden, 2 * self.sizes.layers),
+            _Matrix(self.sizes.hidden, query, self.sizes.layers),
         ]
 
     def _dense_mlp(self) -> list[_Matrix]:
-        return self._mlp(self.intermediate, self.layers - self.moe_layers)
+        return self._mlp(self.sizes.intermediate, self.sizes.layers - self.sizes.moe_layers)
 
     def _mlp(self, width: int, count: int) -> list[_Matrix]:
         return [
-            _Matrix(width, self.hidden_size, 2 * count),
-            _Matrix(self.hidden_size, width, count),
+            _Matrix(width, self.sizes.hidden, 2 * count),
+            _Matrix(self.sizes.hidden, width, count),
         ]
 
     def _body(self, experts: int) -> list[_Matrix]:
-        moe = self._mlp(self.moe_intermediate, self.moe_layers * experts)
+        moe = self._mlp(self.sizes.moe_intermediate, self.sizes.moe_layers * experts)
         return [*self._attention(), *self._dense_mlp(), *moe]
 
     @property
     def _router_weights(self) -> int:
-        return self.experts * self.hidden_size * self.moe_layers
+        return self.sizes.experts * self.sizes.hidden * self.sizes.moe_layers
 
     def _bytes(self, scheme: Quantisation, matrices: list[_Matrix]) -> int:
         # Routers decide which experts run, so the schemes in use leave them unquantised.
@@ -310,12 +266,12 @@ class Footprint(Struct, frozen=True, kw_only=True):
         """Bytes of weights that one decode step reads."""
         return self.shape.weight_bytes_per_step(self.weights, batch)
 
-    def step_bytes(self, context: int, batch: int = 1) -> float:
+    def step_bytes(self, context: float, batch: int = 1) -> float:
         """Bytes that one decode step reads: weights, and the KV cache of every sequence."""
         return self.weight_bytes_per_step(batch) + batch * context * self.kv_bytes_per_token
 
     def decode_bound_tok_per_s(
-        self, read_bytes_per_s: float, context: int, batch: int = 1
+        self, read_bytes_per_s: float, context: float, batch: int = 1
     ) -> float:
         """Tokens per second of all sequences, if reading were all there is to a step."""
         return batch * read_bytes_per_s / self.step_bytes(context, batch)
@@ -324,30 +280,10 @@ class Footprint(Struct, frozen=True, kw_only=True):
         """Input tokens per second, if arithmetic were all there is to a prefill of `n`."""
         return n * ops_per_s / self.shape.prefill_flops(n)
 
-    def decode_intensity(self, context: int, batch: int = 1) -> float:
+    def decode_intensity(self, context: float, batch: int = 1) -> float:
         """Operations per byte read of one decode step."""
         return self.shape.decode_flops(context, batch=batch) / self.step_bytes(context, batch)
 
     def prefill_intensity(self, n: int, batch: int = 1) -> float:
         """Operations per byte of weights read once for a prefill of `n` tokens each."""
         return batch * self.shape.prefill_flops(n) / self.weight_bytes_per_step(batch * n)
-
-
-def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None and default is not None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        found = "nothing" if value is None else repr(value)
-        raise ArmbenchError(
-            f"config.json should hold a positive whole number as {key!r}, but holds {found}",
-            hint="take config.json from the checkpoint's own repository",
-        )
-    return value
-
-
-def _moe_layers(config: Mapping[str, Any], layers: int) -> int:
-    """Layers with experts: every `decoder_sparse_step`-th that is not in `mlp_only_layers`."""
-    step = _size(config, "decoder_sparse_step", 1)
-    dense = set(config.get("mlp_only_layers") or [])
-    return sum(1 for i in range(layers) if i not in dense and (i + 1) % step == 0)

@@ -6,7 +6,13 @@ less); the repeats and their spread are kept beside it. An unknown value is None
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct, field
+
+from harness.records.machine import Machine
+
+SURVEY_SCHEMA = 1
 
 
 class Ceiling(Struct, kw_only=True):
@@ -110,3 +116,32 @@ class CacheCurve(Struct, kw_only=True):
     threads: int
     points: list[CachePoint] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
+
+
+class Calibration(Struct, kw_only=True):
+    """A few ceilings measured once more, by the same kernels: `values` by name, in their units."""
+
+    when: Literal["before", "after"]  # the trials of a run
+    at_ns: int  # CLOCK_MONOTONIC
+    cpus: str
+    threads: int
+    took_s: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+
+class Survey(Struct, kw_only=True):
+    """Everything `armbench ceilings` measured at one time: one file.
+
+    `ceilings` is ordered by thread count; the last one has every kind.
+    """
+
+    schema: int
+    armbench: str
+    created: str  # UTC, ISO 8601
+    machine: Machine
+    placement: str
+    short: bool
+    ceilings: list[Ceilings] = field(default_factory=list)
+    scaling: list[Scaling] = field(default_factory=list)
+    curve: CacheCurve | None = None

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
+from harness.records.ceilings import Calibration, Ceilings
 from harness.records.machine import Conditions, Finding, Machine
+from harness.records.model import Dimensions
 from harness.records.money import Price
 
 SCHEMA = 1
@@ -54,6 +56,7 @@ class ModelIdentity(Struct, kw_only=True):
     config_sha256: str
     files: dict[str, str]
     revision: str | None = None
+    sizes: Dimensions | None = None
 
 
 class Plan(Struct, kw_only=True):
@@ -72,6 +75,20 @@ class Plan(Struct, kw_only=True):
     prompt_set_sha256: str | None = None
     notes: list[str] = field(default_factory=list)
     placement: str = "compact"  # as wished: compact, spread, numa, a CPU list, a file's name
+    ceilings: bool = False  # whether they are taken; results without the key have none
+
+
+class Stored(Struct, kw_only=True, frozen=True):
+    """How an engine keeps the model: names of `model.footprint.FORMATS`, and what it multiplies in.
+
+    `head` follows `body` where it is None. `compute` is the type of ceiling that bounds its
+    products: f32, bf16 or i8.
+    """
+
+    body: str
+    compute: str
+    kv_element_bytes: float
+    head: str | None = None
 
 
 class Agreement(Struct, kw_only=True):
@@ -101,6 +118,32 @@ class Check(Struct, kw_only=True):
     agreement: Agreement | None = None
     prepare_s: float | None = None  # conversion of the checkpoint; None where cached or none
     load_s: float | None = None
+    stored: Stored | None = None
+
+
+class KernelSeen(Struct, kw_only=True):
+    """Calls of one library kernel in a traced pass. `reference` marks a slow stand-in."""
+
+    name: str
+    calls: int
+    seconds: float | None = None
+    types: str | None = None  # as the library writes them
+    reference: bool = False
+
+
+class KernelPath(Struct, kw_only=True):
+    """Which library kernels really ran for one variant, in a pass of its own that is not timed.
+
+    `facts` are what the library says of itself, such as the instruction sets it found. `reason`
+    says why nothing was seen.
+    """
+
+    variant: Variant
+    source: str | None = None  # oneDNN verbose, ONNX Runtime profile
+    kernels: list[KernelSeen] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    reason: str | None = None
 
 
 class RequestRecord(Struct, kw_only=True):
@@ -254,6 +297,15 @@ class Estimate(Struct, kw_only=True):
     sd: float | None = None
 
 
+class Binding(Struct, kw_only=True):
+    """What holds a case back: `share` is how near its longer phase came to its bound."""
+
+    word: Literal["bandwidth", "compute", "placement", "software"]
+    phase: Literal["prefill", "decode"]
+    share: float
+    reason: str
+
+
 class Result(Struct, kw_only=True):
     """One plan on one machine: one file."""
 
@@ -274,3 +326,7 @@ class Result(Struct, kw_only=True):
     summary_note: str = (
         "derived when written; armbench recomputes it from the trials (see `armbench explain`)"
     )
+    ceilings: list[Ceilings] = field(default_factory=list)  # one for each number of threads
+    calibrations: list[Calibration] = field(default_factory=list)
+    paths: list[KernelPath] = field(default_factory=list)
+    binding: dict[str, Binding] = field(default_factory=dict)  # derived, by case id

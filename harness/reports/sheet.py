@@ -10,12 +10,15 @@ from harness import cost, metrics, prices, validity
 from harness.errors import ArmbenchError
 from harness.records.money import ApiPrice, PriceChange
 from harness.records.run import Case, Estimate, Result
-from harness.units import format_bytes
 
 MISSING = "–"
 _INTERVAL_NOTE = (
     "± is half of the 95 % interval (Student's t) over the valid repeats, each in a fresh process; "
     "n is valid/asked repeats"
+)
+_BOUND_NOTE = (
+    "% of bound: share of what these allow prefill and decode, and what bounds the longer phase "
+    "(bandwidth or compute from 60 % of its bound on, else placement or software)"
 )
 
 
@@ -57,9 +60,9 @@ def with_interval(figure: Estimate | None, digits: int = 3) -> str:
 
 
 def _pair(figures: dict[str, Estimate], first: str, second: str) -> str:
-    """Two figures in milliseconds: `312 / 340`."""
+    """Two figures in milliseconds: `312/340`."""
     values = (figures.get(first), figures.get(second))
-    return " / ".join(MISSING if f is None else number(1000 * f.value) for f in values)
+    return "/".join(MISSING if f is None else number(1000 * f.value) for f in values)
 
 
 def load_text(case: Case) -> str:
@@ -76,7 +79,23 @@ def tokens_text(case: Case) -> str:
 
 def _rss(figures: dict[str, Estimate]) -> str:
     figure = figures.get("peak_rss_bytes")
-    return MISSING if figure is None else format_bytes(figure.value)
+    return number(None if figure is None else figure.value / 2**30)
+
+
+def _of_bound(result: Result, case: Case, figures: dict[str, Estimate]) -> str:
+    """`62/48 software`: prefill and decode in percent of their bounds, and what holds them."""
+    pairs = (
+        ("prefill_tok_per_s", "prefill_bound_tok_per_s"),
+        ("decode_tok_per_s", "decode_bound_tok_per_s"),
+    )
+    shares = []
+    for name, bound in pairs:
+        got, most = figures.get(name), figures.get(bound)
+        shares.append(MISSING if not got or not most else f"{100 * got.value / most.value:.0f}")
+    found = result.binding.get(str(case.id))
+    if set(shares) == {MISSING}:
+        return MISSING
+    return "/".join(shares) + (f" {found.word}" if found else "")
 
 
 _COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]] = [
@@ -90,20 +109,21 @@ _COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]
         lambda r, c, f: with_interval(f.get("prefill_tok_per_s")),
     ),
     (
-        Column(label="TTFT p50/p95", unit="ms", direction="lower"),
+        Column(label="TTFT ms", unit="p50/p95", direction="lower"),
         lambda r, c, f: _pair(f, "ttft_p50_s", "ttft_p95_s"),
     ),
     (
-        Column(label="TPOT p50/p95", unit="ms", direction="lower"),
+        Column(label="TPOT ms", unit="p50/p95", direction="lower"),
         lambda r, c, f: _pair(f, "tpot_p50_s", "tpot_p95_s"),
     ),
     (
         Column(label="output", unit="tok/s", direction="higher"),
         lambda r, c, f: with_interval(f.get("output_tok_per_s")),
     ),
-    (Column(label="peak RSS", direction="lower"), lambda r, c, f: _rss(f)),
+    (Column(label="% of bound", unit="pre/dec", right=False), _of_bound),
+    (Column(label="RSS", unit="GiB", direction="lower"), lambda r, c, f: _rss(f)),
     (
-        Column(label="cost in / out", unit="per M tokens", direction="lower"),
+        Column(label="cost in/out", unit="per M tokens", direction="lower"),
         lambda r, c, f: _cost(r, c),
     ),
     (
@@ -113,11 +133,30 @@ _COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]
 ]
 
 
+def _bound_notes(result: Result) -> list[str]:
+    """What the bounds are, on which CPUs; or why there are none."""
+    known = [c for c in result.ceilings if c.read_bytes_per_s]
+    if not known:
+        told = next((why for c in result.ceilings for why in c.unknown.values()), None)
+        return [f"ceilings: unknown, because {told}"] if told else []
+    rates = []
+    for one in known:
+        parts = [f"read {number((one.read_bytes_per_s or 0) / 1e9)} GB/s"]
+        for kind, name in (("f32", "float32"), ("bf16", "bfloat16"), ("i8", "int8")):
+            ops = one.ops_per_s(kind)
+            parts += [f"{name} {number(ops / 1e9)} Gop/s"] if ops else []
+        rates.append(f"{one.threads}T {', '.join(parts)}")
+    return [
+        f"ceilings measured here: {'; '.join(rates)}",
+        _BOUND_NOTE,
+    ]
+
+
 def _cost(result: Result, case: Case) -> str:
     into, out = cost.case_costs(result, case.id)
     if into is None and out is None:
         return MISSING
-    both = " / ".join(number(e.value if e else None) for e in (into, out))
+    both = "/".join(number(e.value if e else None) for e in (into, out))
     return f"{both} {result.price.currency if result.price else ''}"
 
 
@@ -182,6 +221,7 @@ def run_sheet(result: Result) -> Sheet:
     notes = [
         _INTERVAL_NOTE,
         *_sample_note(result),
+        *_bound_notes(result),
         *_agreement_notes(result),
         *_price_notes(result),
         *hosted_notes(result),

@@ -28,7 +28,10 @@ def console(*, stderr: bool = False) -> Console:
 def table(sheet: Sheet, *, plain: bool) -> Table:
     """`sheet` as a rich table; texts from files are shown as they are, never as markup."""
     drawn = Table(
-        title=Text(sheet.title), box=None if plain else box.SIMPLE_HEAD, title_justify="left"
+        title=Text(sheet.title),
+        box=None if plain else box.SIMPLE_HEAD,
+        title_justify="left",
+        padding=(0, 1, 0, 0),
     )
     for column in sheet.columns:
         heading = f"{column.label}\n{column.unit}" if column.unit else column.label
