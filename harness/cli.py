@@ -247,14 +247,14 @@ def _run(arguments: argparse.Namespace) -> Exit:
 
 def _execute(arguments: argparse.Namespace, spec: Spec | None) -> Exit:
     """A new run of `spec`, or without one the rest of the run to resume."""
-    from harness import runner, validity
+    from harness import begin, runner, validity
     from harness.reports.progress import ProgressListener
 
     with ProgressListener() as listener:
         if spec is None:
-            run = runner.resume(Path(arguments.resume), _detect(None), listener)
+            run = begin.resume_run(Path(arguments.resume), _detect(None), listener)
         else:
-            run = runner.begin(spec, _detect(spec.instance), _results(arguments), listener)
+            run = begin.new_run(spec, _detect(spec.instance), _results(arguments), listener)
         try:
             result = runner.execute(run)
         except KeyboardInterrupt:

@@ -41,6 +41,7 @@ LAYERS = {
     "conversion": 3,
     "load": 3,
     "runner": 4,
+    "begin": 4,
     "reports": 5,
     "cli": 6,
     "__main__": 6,
