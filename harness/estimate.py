@@ -11,13 +11,13 @@ from harness.fit import Speed
 from harness.model.architecture import Dimensions, parameters
 from harness.records.run import Case, Plan
 
-# Engines here reached about 0.5 to 0.9 of these two rates; the estimate takes the middle.
+# A guess of the share of these two rates that an engine reaches.
 _SHARE = 0.6
 _LOAD_BYTES_PER_S = 0.7e9  # reading, converting and packing weights
 
 
 def rates(threads: int) -> tuple[float, float]:
-    """(bytes per second read, float32 operations per second) of NumPy on `threads`, in 0.3 s."""
+    """(bytes per second read, float32 operations per second) of NumPy on `threads`."""
     import numpy as np
 
     parts = [np.ones(1 << 23, dtype=np.float32) for _ in range(threads)]

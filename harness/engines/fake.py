@@ -120,7 +120,7 @@ class _Threads:
     They hash, which needs no GIL: a sleeping thread would prove no placement.
     """
 
-    _BLOCK = bytes(1 << 15)  # about 20 microseconds of SHA-256
+    _BLOCK = bytes(1 << 15)  # short beside any time that is asked for
 
     def __init__(self, cpus: Sequence[int]) -> None:
         self.end = 0.0

@@ -31,7 +31,7 @@ EXPORTERS = {
     "optimum": ("optimum.onnxruntime", "onnx", "torch", "transformers"),
 }
 
-_RUNTIME_BYTES = 150 * 2**20  # the library and its arenas at rest, measured as RSS
+_RUNTIME_BYTES = 150 * 2**20  # the library and its arenas at rest: an estimate
 
 
 def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
@@ -77,7 +77,8 @@ def prepare_packages(options: Mapping[str, Any]) -> Sequence[str]:
 def prepare_bytes(d: Dimensions, options: Mapping[str, Any]) -> tuple[int, int]:
     """(memory, disk) the conversion needs at its peak, in bytes.
 
-    Measured on Qwen2.5-0.5B: the builder held about 2.5 times the float32 weights, Optimum five.
+    Estimates: Optimum is said to need about 10 GB for Qwen2.5-0.5B, five times its float32
+    weights; the builder is taken at half of that. Neither was measured here.
     """
     weights = 4 * (parameters(d) + (d.vocabulary * d.hidden if d.tied else 0))
     times = {"builder": 2.5, "optimum": 5.0}[options["exporter"]]
