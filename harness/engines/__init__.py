@@ -12,6 +12,7 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `prepare(spec, folder)`, optional: converts the checkpoint once, in a child of its own;
 - `prepare_options(dtype, options)` beside it: what the conversion depends on;
 - `stored(dtype, options)`, optional: how it keeps the model, where not in plain `dtype`;
+- `serves`, optional: True where its engine is a ServingEngine;
 - `TRACE`, optional: variables that make its libraries tell which kernels they run. The engine then
   has `trace(work)`, which calls `work` and returns a KernelPath.
 """
@@ -23,7 +24,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from msgspec import Struct, field
 
@@ -74,6 +75,34 @@ class Engine(Protocol):
 
     def runtime(self) -> RuntimeThreads:
         """What the runtime says of its compute threads. Never called inside a window."""
+
+
+class Feed(NamedTuple):
+    """One sequence's share of a step: its next `tokens`, behind what `slot` holds already.
+
+    A decode step feeds one token, a prompt chunk several. Without `wanted` the next token is not
+    computed: more of the prompt follows.
+    """
+
+    slot: int
+    tokens: Sequence[int]
+    wanted: bool = True
+
+
+class ServingEngine(Engine, Protocol):
+    """An engine whose sequences come and go between steps: ragged lengths, one slot each.
+
+    The greedy tokens of a sequence do not depend on what else a step holds.
+    """
+
+    def open_slots(self, slots: int, context: int) -> None:
+        """Make room for `slots` sequences of up to `context` tokens each, all empty."""
+
+    def step(self, feeds: Sequence[Feed]) -> list[int | None]:
+        """Pass every feed, at most one for each slot; the next tokens, None where unwanted."""
+
+    def release(self, slot: int) -> None:
+        """Forget what `slot` holds; its next feed begins a sequence."""
 
 
 class EngineModule(Protocol):

@@ -10,23 +10,29 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from harness.records.ceilings import Calibration, Ceilings
+from harness.records.load import Capacity, ClientSeen, HttpSeen, ServerSeen, ServingLoad, Target
 from harness.records.machine import Conditions, Finding, Machine
 from harness.records.model import Dimensions
 from harness.records.money import Price
 
 SCHEMA = 1
 
-LoadKind = Literal["single_stream", "offline"]
+LoadKind = Literal["single_stream", "offline", "closed", "open"]
 
 
 class LoadPoint(Struct, kw_only=True, frozen=True):
-    """One intended load. `batch` is 1 for a single stream; `requests` counts those of one trial."""
+    """One intended load. `batch` is 1 for a single stream; `requests` counts those of one trial.
+
+    Closed and open loops go over HTTP: `serving` says the rest, the lengths are means, and
+    `requests` is 0 where the trial ends by time.
+    """
 
     kind: LoadKind
     batch: int
     input_tokens: int
     output_tokens: int
     requests: int
+    serving: ServingLoad | None = None
 
 
 class Variant(Struct, kw_only=True):
@@ -149,7 +155,9 @@ class KernelPath(Struct, kw_only=True):
 class RequestRecord(Struct, kw_only=True):
     """One request as instants. `token_ns` has one entry for each output token.
 
-    `started_ns` is when the engine began on it, `slot` its row of the batch.
+    `started_ns` is when the engine began on it, `slot` its row of the batch. Over HTTP, a chunk of
+    several tokens gives its tokens evenly spread instants since the chunk before; `asked_output`
+    and `asked_input` are what was planned, where the server's own count may differ.
     """
 
     id: int
@@ -159,9 +167,12 @@ class RequestRecord(Struct, kw_only=True):
     input_tokens: int
     started_ns: int | None = None
     token_ns: list[int] = field(default_factory=list)
-    finish: Literal["length", "error"] = "length"
+    finish: Literal["length", "stop", "error", "cancelled", "unfinished"] = "length"
     output_sha256: str | None = None
     error: str | None = None
+    asked_input: int | None = None
+    asked_output: int | None = None
+    http: HttpSeen | None = None
 
 
 class ThreadSeen(Struct, kw_only=True):
@@ -282,6 +293,8 @@ class Trial(Struct, kw_only=True):
     findings: list[Finding] = field(default_factory=list)
     engine_facts: dict[str, Any] = field(default_factory=dict)
     invalid: list[str] = field(default_factory=list)
+    client: ClientSeen | None = None
+    server: ServerSeen | None = None
 
 
 class Estimate(Struct, kw_only=True):
@@ -330,3 +343,5 @@ class Result(Struct, kw_only=True):
     calibrations: list[Calibration] = field(default_factory=list)
     paths: list[KernelPath] = field(default_factory=list)
     binding: dict[str, Binding] = field(default_factory=dict)  # derived, by case id
+    target: Target | None = None  # where an endpoint was loaded rather than an engine of ours
+    capacities: list[Capacity] = field(default_factory=list)
