@@ -10,14 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from harness import cli, plan
+from harness import plan
+from harness.cli import run
 from harness.errors import EXIT_MEANINGS, Exit
 from tests.test_run import armbench
 
 
 def test_the_flags_are_the_plan_keys() -> None:
     keys = {f.name for f in msgspec.structs.fields(plan.Spec)}
-    assert set(cli.PLAN_FLAGS) == keys - {"options"}
+    assert set(run.PLAN_FLAGS) == keys - {"options"}
 
 
 def test_help_names_every_exit_code() -> None:

@@ -1,0 +1,178 @@
+"""`armbench run`: a plan, its flags, its table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cli.output import add_output, detect_machine, print_json, print_result, results_folder
+from harness.errors import ArmbenchError, Exit
+
+if TYPE_CHECKING:
+    from harness.plan import Spec
+
+_LIST_KEYS = ("engine", "dtype", "load")
+_INTEGER_LIST_KEYS = ("threads", "batch", "input_tokens", "output_tokens")
+_INTEGER_KEYS = ("requests", "repeats", "seed")
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+# Keys of harness.plan.Spec; a test holds this table to that class, which is slow to import.
+PLAN_FLAGS: dict[str, str] = {
+    "name": "name of the plan, part of the result's path",
+    "model": "checkpoint folder, hub id, or a built-in shape with synthetic weights",
+    "engine": "engines, comma-separated",
+    "dtype": "dtypes, comma-separated: float32, bfloat16",
+    "threads": "compute threads, comma-separated (default: one per physical core of a NUMA node)",
+    "load": "loads, comma-separated: single_stream, offline",
+    "batch": "batch sizes of the offline load, comma-separated",
+    "input_tokens": "input tokens per request, comma-separated",
+    "output_tokens": "output tokens per request, comma-separated",
+    "requests": "requests of each trial, one after the other",
+    "repeats": "trials of each case, each in a fresh process",
+    "seed": "seed of prompts and order",
+    "placement": "where threads go: compact, spread, numa, CPUs such as 0-15,32-47, or a file",
+    "exporter": "how the onnxruntime engine's graph is made: builder, optimum",
+    "time_budget": "time for the trials, such as 5m; lengths are halved to fit it; none: no limit",
+    "trial_timeout": "time after which an engine counts as hung, such as 10m",
+    "instance": "the cloud instance this is, such as aws/c8g.4xlarge",
+    "price": "what the whole instance costs, such as '0.638 USD/h'",
+    "ceilings": "whether results are held against measured ceilings: true, false",
+}
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    run = commands.add_parser(
+        "run",
+        help="run a plan and print its table",
+        description="Run a plan: PLAN is a TOML file or a shipped name (default: quick). Flags "
+        "override its keys; lists on a flag make the Cartesian product.",
+    )
+    run.add_argument("plan", nargs="?", metavar="PLAN", help="plan file or shipped name")
+    for key, text in PLAN_FLAGS.items():
+        run.add_argument(f"--{key.replace('_', '-')}", dest=key, metavar="X", help=text)
+    run.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="ENGINE.KEY=VALUE",
+        help="an engine's option, such as onnxruntime.spinning=false; may be repeated",
+    )
+    run.add_argument("--resume", metavar="FILE", help="finish the interrupted run in FILE")
+    run.add_argument("--dry-run", action="store_true", help="print what would run, and stop")
+    add_output(run)
+    run.set_defaults(handler=_run)
+
+
+def _whole(key: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ArmbenchError(
+            f"--{key.replace('_', '-')} is {text!r}", hint="give a whole number"
+        ) from None
+
+
+def _truth(key: str, text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ArmbenchError(f"--{key} is {text!r}", hint="give true or false")
+    return _BOOLEANS[text.lower()]
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The plan keys that flags set."""
+    found: dict[str, Any] = {}
+    for key in PLAN_FLAGS:
+        text = getattr(arguments, key)
+        if text is None:
+            continue
+        if key in _LIST_KEYS:
+            found[key] = [part.strip() for part in text.split(",") if part.strip()]
+        elif key in _INTEGER_LIST_KEYS:
+            found[key] = [_whole(key, part) for part in text.split(",") if part.strip()]
+        elif key == "ceilings":
+            found[key] = _truth(key, text)
+        else:
+            found[key] = _whole(key, text) if key in _INTEGER_KEYS else text
+    return found
+
+
+def _options(pairs: Sequence[str], base: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Engine options from `ENGINE.KEY=VALUE` texts on top of `base`; values are TOML or text."""
+    import tomllib
+
+    options = {engine: dict(values) for engine, values in base.items()}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        engine, dot, key = name.partition(".")
+        if not (equals and dot):
+            raise ArmbenchError(f"--option {pair!r}", hint="write it ENGINE.KEY=VALUE")
+        try:
+            value = tomllib.loads(f"x = {text}")["x"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        options.setdefault(engine, {})[key] = value
+    return options
+
+
+def _run(arguments: argparse.Namespace) -> Exit:
+    from harness import plan
+
+    overrides = _overrides(arguments)
+    if arguments.resume:
+        if overrides or arguments.plan or arguments.option or arguments.dry_run:
+            raise ArmbenchError(
+                "--resume takes the plan of its file; flags would make it another run",
+                hint="give --resume FILE alone",
+            )
+        return _execute(arguments, None)
+    spec = plan.read_spec(arguments.plan or "quick", overrides)
+    spec.options = _options(arguments.option, spec.options)
+    plan.check(spec)
+    if arguments.dry_run:
+        return _dry_run(spec, as_json=arguments.json)
+    return _execute(arguments, spec)
+
+
+def _execute(arguments: argparse.Namespace, spec: Spec | None) -> Exit:
+    """A new run of `spec`, or without one the rest of the run to resume."""
+    from harness import begin, runner, validity
+    from harness.reports.progress import ProgressListener
+
+    with ProgressListener() as listener:
+        if spec is None:
+            run = begin.resume_run(Path(arguments.resume), detect_machine(None), listener)
+        else:
+            run = begin.new_run(
+                spec, detect_machine(spec.instance), results_folder(arguments), listener
+            )
+        try:
+            result = runner.execute(run)
+        except KeyboardInterrupt:
+            listener.say(f"interrupted; finish it with: armbench run --resume {run.path}")
+            return Exit.INTERRUPTED
+    print_result(result, as_json=arguments.json)
+    print(f"result: {run.path}", file=sys.stderr)
+    return Exit.INVALID if validity.invalid_cases(result) else Exit.FINE
+
+
+def _dry_run(spec: Spec, *, as_json: bool) -> Exit:
+    from harness import estimate, plan
+    from harness.model import checkpoint
+    from harness.reports.terminal import console, show_dry_run
+
+    machine = detect_machine(spec.instance)
+    _, d = checkpoint.peek(spec.model)
+    resolved = plan.resolve(spec, machine, d)
+    seconds = estimate.guess(resolved, d)
+    memory = {case.id: plan.case_memory(case, d) for case in resolved.cases}
+    if as_json:
+        print_json(
+            {"plan": resolved, "estimated_seconds": seconds, "estimated_memory_bytes": memory}
+        )
+    else:
+        show_dry_run(resolved, seconds, memory, console())
+    return Exit.FINE
