@@ -35,7 +35,7 @@ class Calibrator:
 
     def cpusets(self) -> list[list[int]]:
         """The CPUs of each distinct number of threads, fewest first."""
-        counts = {case.variant.threads for case in self.result.plan.cases}
+        counts = {case.variant.threads or 0 for case in self.result.plan.cases}
         return [self.result.plan.cpus[:count] for count in sorted(counts)]
 
     def before(self) -> None:

@@ -74,6 +74,7 @@ def prepare(
         )
     memory, disk = converter.prepare_bytes(checkpoint.dimensions, variant.options)
     _check_room(memory, disk, target.parent)
+    assert variant.dtype is not None  # a plan names it
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     start = time.monotonic()
     try:

@@ -61,7 +61,7 @@ def trace(
 
 def other_types(path: KernelPath) -> list[str]:
     """What is said where oneDNN's products did not read weights in the variant's dtype."""
-    wanted = _WIDTHS.get(path.variant.dtype)
+    wanted = _WIDTHS.get(path.variant.dtype or "")
     products = [k for k in path.kernels if k.types and "wei:" in k.types]
     other = {k.types.split("wei:")[1].split()[0] for k in products if k.types} - {wanted}
     if wanted is None or not other:

@@ -222,5 +222,6 @@ def resolve(spec: Spec, machine: Machine, d: Dimensions) -> Plan:
 def case_memory(case: Case, d: Dimensions) -> int:
     """Estimated peak bytes of the engine process of `case`."""
     v, load = case.variant, case.load
+    assert v.dtype is not None  # a plan names it
     context = load.input_tokens + load.output_tokens
     return engines.module(v.engine).memory_bytes(d, v.dtype, load.batch, context, v.options)

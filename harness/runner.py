@@ -176,6 +176,7 @@ class Run:
 
     def prepare_variant(self, variant: Variant, reference: Path | str) -> Prepared:
         """Convert for, check and shortly time one variant."""
+        assert variant.dtype is not None  # a plan names it
         spec = EngineSpec(
             engine=variant.engine,
             checkpoint=str(self.model.folder),
@@ -186,7 +187,7 @@ class Run:
         stored = engines.stored(variant.engine, variant.dtype, variant.options)
         check = Check(variant=variant, ok=None, stored=stored)
         prepared = Prepared(spec, check, {})
-        name = f"{variant.engine} {variant.dtype} {variant.threads}T"
+        name = variant.label
         try:
             self.listener.phase(f"{name}: converting the checkpoint, where it needs it")
             folder, check.prepare_s = conversion.prepare(
@@ -213,7 +214,7 @@ class Run:
             return
         asked = wire.Compare(str(reference))
         check.agreement = process.ask(asked, wire.Compared, _FIRST_TIMEOUT_S).agreement
-        missed = agreement.shortfalls(check.agreement, agreement.bounds(check.variant.dtype))
+        missed = agreement.shortfalls(check.agreement, agreement.bounds(check.variant.dtype or ""))
         check.ok = not missed
         check.reason = "; ".join(missed) or None
 

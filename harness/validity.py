@@ -48,7 +48,7 @@ def label(case: Case) -> str:
     """A short name of the case for people: `torch float32 2T offline x4`."""
     v, load = case.variant, case.load
     batch = f" x{load.batch}" if load.batch > 1 else ""
-    return f"{v.engine} {v.dtype} {v.threads}T {load.kind}{batch}"
+    return f"{v.label} {load.kind}{batch}"
 
 
 def _told(messages: Iterable[tuple[str, str]]) -> list[str]:
@@ -130,7 +130,7 @@ def kernel_warnings(result: Result) -> list[str]:
     """Reference kernels that stood in for fast ones, and what else a trace showed."""
     found = []
     for path in result.paths:
-        name = f"{path.variant.engine} {path.variant.dtype} {path.variant.threads}T"
+        name = path.variant.label
         if any(k.reference for k in path.kernels):
             found.append(f"{name}: a reference kernel stood in for a fast one: {_share(path)}")
         found += [f"{name}: {note}" for note in path.notes]

@@ -36,12 +36,21 @@ class LoadPoint(Struct, kw_only=True, frozen=True):
 
 
 class Variant(Struct, kw_only=True):
-    """An engine as one case wants it. `threads` are compute threads."""
+    """An engine as one case wants it. `threads` are compute threads.
+
+    Where the engine is an endpoint or another tool's, dtype and threads are None if nobody told.
+    """
 
     engine: str
-    dtype: str
-    threads: int
+    dtype: str | None
+    threads: int | None
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """A short name for people: `torch float32 2T`; what is not known is left out."""
+        threads = None if self.threads is None else f"{self.threads}T"
+        return " ".join(filter(None, (self.engine, self.dtype, threads)))
 
 
 class Case(Struct, kw_only=True):

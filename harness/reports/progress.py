@@ -65,7 +65,7 @@ class ProgressListener:
         self.last_phase = text
 
     def checked(self, check: Check) -> None:
-        name = f"{check.variant.engine} {check.variant.dtype} {check.variant.threads}T"
+        name = check.variant.label
         verdict = {True: "computes the model", False: "DOES NOT COMPUTE THE MODEL", None: "?"}
         reason = f": {check.reason}" if check.reason else ""
         made = f", converted in {format_duration(check.prepare_s)}" if check.prepare_s else ""

@@ -104,7 +104,7 @@ def of_result(result: Result) -> Roofline:
 def _points(result: Result, case: Case, roof: Roof) -> list[Point]:
     figures = result.summary.get(str(case.id), {})
     found = []
-    name = f"{case.variant.engine} {case.variant.dtype} {case.variant.threads}T {load_text(case)}"
+    name = f"{case.variant.label} {load_text(case)}"
     mfu, prefill = figures.get("mfu"), figures.get("prefill_arithmetic_intensity")
     if mfu and prefill:
         ops = mfu.value * roof.ops_per_s

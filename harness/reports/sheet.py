@@ -100,8 +100,8 @@ def _of_bound(result: Result, case: Case, figures: dict[str, Estimate]) -> str:
 
 _COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]] = [
     (Column(label="engine", right=False), lambda r, c, f: c.variant.engine),
-    (Column(label="dtype", right=False), lambda r, c, f: c.variant.dtype),
-    (Column(label="thr."), lambda r, c, f: str(c.variant.threads)),
+    (Column(label="dtype", right=False), lambda r, c, f: c.variant.dtype or MISSING),
+    (Column(label="thr."), lambda r, c, f: str(c.variant.threads or MISSING)),
     (Column(label="load", right=False), lambda r, c, f: load_text(c)),
     (Column(label="tokens", unit="in+out"), lambda r, c, f: tokens_text(c)),
     (
@@ -236,7 +236,7 @@ def _agreement_notes(result: Result) -> list[str]:
         if found is None:
             continue
         notes.append(
-            f"{variant.engine} {variant.dtype} {variant.threads}T against {found.reference}: same "
+            f"{variant.label} against {found.reference}: same "
             f"next token {found.top1:.0%} of {found.positions}, KL {found.kl_mean:.1e} nats, "
             f"|Δlogit| mean {found.delta_mean:.1e}, max {found.delta_max:.1e}"
         )

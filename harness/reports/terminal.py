@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.records.run import Plan, Result
-from harness.reports.sheet import Column, Sheet, load_text, run_sheet, tokens_text, warnings
+from harness.reports.sheet import (
+    MISSING,
+    Column,
+    Sheet,
+    load_text,
+    run_sheet,
+    tokens_text,
+    warnings,
+)
 from harness.units import format_bytes, format_cpu_list, format_duration
 
 PLAIN_WIDTH = 200
@@ -92,8 +100,8 @@ def show_dry_run(plan: Plan, seconds: float, memory: Mapping[int, int], out: Con
     rows = [
         [
             case.variant.engine,
-            case.variant.dtype,
-            str(case.variant.threads),
+            case.variant.dtype or MISSING,
+            str(case.variant.threads or MISSING),
             load_text(case),
             tokens_text(case),
             ", ".join(f"{k}={v}" for k, v in case.variant.options.items()),
