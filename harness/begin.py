@@ -8,6 +8,7 @@ from pathlib import Path
 
 import harness
 from harness import engines, plan, prices, store, validity
+from harness.engine_run import EngineRun
 from harness.errors import ArmbenchError, NotComparable
 from harness.machine.detect import machine_slug
 from harness.model import checkpoint as checkpoints
@@ -16,7 +17,7 @@ from harness.model.checkpoint import Checkpoint
 from harness.records.machine import Machine
 from harness.records.money import Price
 from harness.records.run import SCHEMA, Plan, Result
-from harness.runner import Listener, Run
+from harness.runner import Listener
 from harness.units import format_bytes
 
 _PACKAGES = (
@@ -38,15 +39,21 @@ def software() -> dict[str, str]:
     return found
 
 
-def choose_price(spec: plan.Spec, machine: Machine) -> tuple[Price | None, str | None]:
-    """(price, None) or (None, why there is none): given, by instance name, or by what was read."""
-    if spec.price:
-        return prices.parse_price(spec.price), None
-    if spec.instance:
-        return prices.instance_price(spec.instance).price, None
-    cloud = machine.cloud
-    if cloud.instance is None:
-        return None, "no cloud instance was detected: give --instance or --price"
+def choose_price(
+    given: str | None, instance: str | None, machine: Machine | None
+) -> tuple[Price | None, str | None]:
+    """(price, None) or (None, why there is none): given, by instance name, or by what was read.
+
+    `machine` is the one that serves; None where that is another than this.
+    """
+    if given:
+        return prices.parse_price(given), None
+    if instance:
+        return prices.instance_price(instance).price, None
+    cloud = machine.cloud if machine else None
+    if cloud is None or cloud.instance is None:
+        where = "was detected" if machine else "is known of the other machine"
+        return None, f"no cloud instance {where}: give --instance or --price"
     if cloud.guess:
         return None, f"the instance is a guess ({cloud.instance}): confirm it with --instance"
     try:
@@ -75,7 +82,7 @@ def check_memory(resolved: Plan, machine: Machine, d: Dimensions) -> None:
 def new_result(spec: plan.Spec, resolved: Plan, machine: Machine, model: Checkpoint) -> Result:
     """An empty result for `resolved`: everything that is known before the first trial."""
     identity = checkpoints.identify(model)
-    price, reason = choose_price(spec, machine)
+    price, reason = choose_price(spec.price, spec.instance, machine)
     now = datetime.datetime.now(datetime.UTC)
     return Result(
         schema=SCHEMA,
@@ -90,7 +97,7 @@ def new_result(spec: plan.Spec, resolved: Plan, machine: Machine, model: Checkpo
     )
 
 
-def new_run(spec: plan.Spec, machine: Machine, results: Path, listener: Listener) -> Run:
+def new_run(spec: plan.Spec, machine: Machine, results: Path, listener: Listener) -> EngineRun:
     """A new run, its result file not yet written.
 
     Raises ArmbenchError for a plan that can't be run here, before anything large is loaded.
@@ -103,7 +110,7 @@ def new_run(spec: plan.Spec, machine: Machine, results: Path, listener: Listener
                 f"engine {name} needs {', '.join(missing)}, not installed here",
                 hint=f"pip install 'armbench[{name}]', or choose --engine",
             )
-    choose_price(spec, machine)
+    choose_price(spec.price, spec.instance, machine)
     check_memory(resolved, machine, d)
     now = datetime.datetime.now(datetime.UTC)
     path = store.new_path(results, machine_slug(machine), resolved.name, now)
@@ -115,10 +122,10 @@ def new_run(spec: plan.Spec, machine: Machine, results: Path, listener: Listener
     listener.phase("opening the checkpoint")
     model = checkpoints.resolve(spec.model, progress=progress)
     listener.phase("hashing the weights")
-    return Run(new_result(spec, resolved, machine, model), path, model, listener)
+    return EngineRun(new_result(spec, resolved, machine, model), path, model, listener)
 
 
-def resume_run(path: Path, machine: Machine, listener: Listener) -> Run:
+def resume_run(path: Path, machine: Machine, listener: Listener) -> EngineRun:
     """The run in `path`, to be finished.
 
     Raises NotComparable where machine or weights are not those of the result.
@@ -137,4 +144,4 @@ def resume_run(path: Path, machine: Machine, listener: Listener) -> Run:
             f"{result.plan.model} has other weights now than when {path} was begun",
             hint="start a new run",
         )
-    return Run(result, path, model, listener)
+    return EngineRun(result, path, model, listener)

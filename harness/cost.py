@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness import prices
+from harness.records.load import Capacity
 from harness.records.money import Price
 from harness.records.run import Estimate, Result
 
@@ -23,6 +24,21 @@ def cost(price: Price, rate: Estimate) -> Estimate:
         unit=f"{price.currency}/M tokens",
         method="price per second ÷ tokens per second × 10⁶, whole instance, at this load",
     )
+
+
+def output_cost(result: Result, case_id: int) -> Estimate | None:
+    """Cost of a million output tokens at one load, their input included; None without a price."""
+    rate = result.summary.get(str(case_id), {}).get("output_tok_per_s")
+    return cost(result.price, rate) if result.price and rate and rate.value > 0 else None
+
+
+def capacity_cost(result: Result, found: Capacity) -> Estimate | None:
+    """Cost of a million output tokens at the highest rate that held the SLO.
+
+    The interval is that of the output rate over the repeats of that probe, where it had several.
+    """
+    held = [p for p in found.probes if p.verdict == "holds" and p.rate == found.rate]
+    return output_cost(result, held[-1].case) if held else None
 
 
 def case_costs(result: Result, case_id: int) -> tuple[Estimate | None, Estimate | None]:

@@ -129,7 +129,7 @@ class EngineProcess:
                 self.process.returncode,
             ) from None
         except wire.Closed:
-            raise self._died(what) from None
+            raise self.died(what) from None
         if isinstance(reply, wire.Failed):
             if reply.kind == ArmbenchError.__name__:
                 raise ArmbenchError(reply.message, hint=reply.hint)
@@ -140,7 +140,8 @@ class EngineProcess:
             raise EngineFailed(f"{what!r} was answered by {type(reply).__name__}", self.tail())
         return reply
 
-    def _died(self, what: str) -> EngineFailed:
+    def died(self, what: str) -> EngineFailed:
+        """How the process ended, whose channel is closed: to be raised. Waits up to ten seconds."""
         try:
             code = self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -27,9 +27,22 @@ class Speed(Struct, frozen=True):
 
 def trial_seconds(load: LoadPoint, speed: Speed) -> float:
     """Estimated seconds of one trial: start, load, warm-up and its requests."""
+    if load.serving is not None:
+        return _START_S + speed.load_s + served_seconds(load)
     warm = _WARMUPS * (speed.prefill_s + min(_WARMUP_STEPS, load.output_tokens) * speed.step_s)
     request = speed.prefill_s + (load.output_tokens - 1) * speed.step_s
     return _START_S + speed.load_s + warm + load.requests * request
+
+
+def served_seconds(load: LoadPoint) -> float:
+    """Seconds a served load lasts by its own schedule; 0 where only the server decides that."""
+    serving = load.serving
+    if serving is None:
+        return 0.0
+    if serving.duration_s is not None:
+        return serving.duration_s
+    rate = serving.arrivals.rate if serving.arrivals else None
+    return load.requests / rate if rate else 0.0
 
 
 def plan_seconds(plan: Plan, speeds: Mapping[int, Speed]) -> float:
@@ -44,7 +57,7 @@ def _halved(plan: Plan, speeds: Mapping[int, Speed], key: str, floor: int) -> di
     changed = dict(speeds)
     for case in plan.cases:
         value = getattr(case.load, key)
-        if value // 2 < floor:
+        if value // 2 < floor or case.load.serving is not None:
             continue
         case.load = structs.replace(case.load, **{key: value // 2})
         if key == "input_tokens" and case.id in changed:
@@ -64,7 +77,9 @@ def fit(plan: Plan, speeds: Mapping[int, Speed]) -> float:
         return seconds
     asked = sorted({(c.load.input_tokens, c.load.output_tokens) for c in plan.cases})
     for key, floor in _FLOORS:
-        while seconds > budget and any(getattr(c.load, key) // 2 >= floor for c in plan.cases):
+        while seconds > budget and any(
+            getattr(c.load, key) // 2 >= floor for c in plan.cases if c.load.serving is None
+        ):
             speeds = _halved(plan, speeds, key, floor)
             seconds = plan_seconds(plan, speeds)
     got = sorted({(c.load.input_tokens, c.load.output_tokens) for c in plan.cases})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -10,21 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import field
 
 from harness import engines, places, store
 from harness.errors import ArmbenchError, unknown_name
+from harness.load import keys
+from harness.load.keys import LoadKeys
 from harness.machine import placement
 from harness.machine.wish import parse_wish
 from harness.model.architecture import Dimensions
+from harness.records.load import Lengths, ServeSetting
 from harness.records.machine import Machine
 from harness.records.run import Case, LoadPoint, Plan, Variant
 from harness.units import parse_duration
 
-LOADS = ("single_stream", "offline")
+BATCHED = ("single_stream", "offline")  # in-process, batch by batch
+SERVED = ("closed", "open")  # over HTTP, request by request
+LOADS = (*BATCHED, *SERVED)
+
+_SLOTS = 8  # sequences at once where neither slots nor a concurrency says it
+_TEMPLATE_TOKENS = 64  # what a chat template may add
 
 
-class Spec(Struct, kw_only=True, forbid_unknown_fields=True):
+class Spec(LoadKeys, kw_only=True, forbid_unknown_fields=True):
     """A plan as it is written. Keys that take a list span the Cartesian product of their values."""
 
     name: str = "custom"
@@ -32,11 +41,10 @@ class Spec(Struct, kw_only=True, forbid_unknown_fields=True):
     engine: list[str] = field(default_factory=lambda: ["torch", "onnxruntime"])
     dtype: list[str] = field(default_factory=lambda: ["float32"])
     threads: list[int] = field(default_factory=list)  # none: one per physical core
-    load: list[str] = field(default_factory=lambda: list(LOADS))
+    load: list[str] = field(default_factory=lambda: list(BATCHED))
     batch: list[int] = field(default_factory=lambda: [4])
-    input_tokens: list[int] = field(default_factory=lambda: [512])
-    output_tokens: list[int] = field(default_factory=lambda: [128])
-    requests: int = 1
+    slots: int | None = None
+    chunk: int = 128
     repeats: int = 3
     seed: int = 1
     placement: str = "compact"
@@ -98,6 +106,17 @@ def make_spec(table: Mapping[str, Any], where: str = "the plan") -> Spec:
 
 def check(spec: Spec) -> None:
     """Raise ArmbenchError for a value that no machine could run."""
+    _check_names(spec)
+    _check_numbers(spec)
+    keys.check(spec)
+    if store.safe_name(spec.name) == store.CEILINGS:
+        raise ArmbenchError(
+            f"plan key name is {spec.name!r}, the folder of what `armbench ceilings` measures",
+            hint="choose another name",
+        )
+
+
+def _check_names(spec: Spec) -> None:
     for name in spec.engine:
         engines.module(name)
     for load in spec.load:
@@ -106,19 +125,20 @@ def check(spec: Spec) -> None:
     for key in ("engine", "dtype", "load", "batch", "input_tokens", "output_tokens"):
         if not getattr(spec, key):
             raise ArmbenchError(f"plan key {key} is an empty list", hint="give at least one value")
-    for key in ("threads", "batch", "input_tokens", "output_tokens"):
-        for value in getattr(spec, key):
-            _check_positive(key, value)
-    for key in ("requests", "repeats"):
-        _check_positive(key, getattr(spec, key))
-    if store.safe_name(spec.name) == store.CEILINGS:
-        raise ArmbenchError(
-            f"plan key name is {spec.name!r}, the folder of what `armbench ceilings` measures",
-            hint="choose another name",
-        )
     for engine in spec.options:
         if engine not in engines.names():
             raise unknown_name("engine in plan key options", engine, engines.names())
+
+
+def _check_numbers(spec: Spec) -> None:
+    for key in ("threads", "batch", "input_tokens", "output_tokens"):
+        for value in getattr(spec, key):
+            if isinstance(value, int):
+                _check_positive(key, value)
+    for key in ("repeats", "chunk"):
+        _check_positive(key, getattr(spec, key))
+    if spec.slots is not None:
+        _check_positive("slots", spec.slots)
 
 
 def _check_positive(key: str, value: int) -> None:
@@ -151,11 +171,46 @@ def _variants(spec: Spec, threads: list[int], notes: list[str]) -> Iterator[Vari
         yield Variant(engine=engine, dtype=dtype, threads=count, options=_options(spec, engine))
 
 
+def _whole(key: str, value: int | str) -> int:
+    """A fixed length. Raises ArmbenchError for a distribution, which only served loads know."""
+    if not str(value).isdecimal():
+        raise ArmbenchError(
+            f"{key} is {value!r}, a distribution",
+            hint="loads single_stream and offline have fixed lengths; closed and open vary them",
+        )
+    return int(value)
+
+
+def longest(lengths: Lengths) -> int:
+    """The most tokens that are to be expected: the bound, or four standard deviations up."""
+    if lengths.high is not None:
+        return lengths.high
+    if lengths.kind == "lognormal":
+        return math.ceil(lengths.mean * math.exp(4 * lengths.sd))
+    return math.ceil(lengths.mean + 4 * lengths.sd)
+
+
+def serve_setting(spec: Spec, load: LoadPoint, d: Dimensions) -> ServeSetting | None:
+    """How our server is set for `load`; None for a load that needs none.
+
+    The context holds the longest request with room for a chat template, as far as the model's
+    own goes.
+    """
+    serving = load.serving
+    if serving is None or serving.input is None or serving.output is None:
+        return None
+    turn = longest(serving.input) + longest(serving.output)
+    context = min(d.context, serving.sharing.turns * turn + _TEMPLATE_TOKENS)
+    slots = spec.slots or max([*spec.concurrency, _SLOTS])
+    return ServeSetting(slots=slots, context=context, chunk=spec.chunk, kv_tokens=slots * context)
+
+
 def _loads(spec: Spec, d: Dimensions) -> list[LoadPoint]:
-    points: list[LoadPoint] = []
-    for kind, inputs, outputs in itertools.product(
-        spec.load, spec.input_tokens, spec.output_tokens
+    points = [p for kind in spec.load if kind in SERVED for p in keys.points(spec, kind)]
+    for kind, given, asked in itertools.product(
+        [kind for kind in spec.load if kind in BATCHED], spec.input_tokens, spec.output_tokens
     ):
+        inputs, outputs = _whole("input_tokens", given), _whole("output_tokens", asked)
         if inputs + outputs > d.context:
             raise ArmbenchError(
                 f"{inputs} input and {outputs} output tokens exceed the model's context "
@@ -168,7 +223,7 @@ def _loads(spec: Spec, d: Dimensions) -> list[LoadPoint]:
                 batch=batch,
                 input_tokens=inputs,
                 output_tokens=outputs,
-                requests=spec.requests,
+                requests=spec.requests or 1,
             )
             points.append(point)
     return points
@@ -200,7 +255,10 @@ def resolve(spec: Spec, machine: Machine, d: Dimensions) -> Plan:
     variants = list(_variants(spec, threads, notes))
     loads = _loads(spec, d)
     pairs = itertools.product(variants, loads)
-    cases = [Case(id=i, variant=v, load=p) for i, (v, p) in enumerate(pairs)]
+    cases = [
+        Case(id=i, variant=v, load=p, serve=serve_setting(spec, p, d))
+        for i, (v, p) in enumerate(pairs)
+    ]
     return Plan(
         name=spec.name,
         model=spec.model,
@@ -223,5 +281,8 @@ def case_memory(case: Case, d: Dimensions) -> int:
     """Estimated peak bytes of the engine process of `case`."""
     v, load = case.variant, case.load
     assert v.dtype is not None  # a plan names it
+    if case.serve is not None:
+        slots, context = case.serve.slots, case.serve.context
+        return engines.module(v.engine).memory_bytes(d, v.dtype, slots, context, v.options)
     context = load.input_tokens + load.output_tokens
     return engines.module(v.engine).memory_bytes(d, v.dtype, load.batch, context, v.options)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.metrics import valid_trials
+from harness.metrics import served, valid_trials
 from harness.records.run import Case, KernelPath, Result, Trial
 
 # A ceiling that changes by more than this between two calibrations of a run has drifted.
 DRIFT = 0.10
 # A produced length that differs from the asked one by more than this spoils the trial.
 LENGTH_TOLERANCE = 0.01
+# An open loop that sends less than this share of what was due has become a closed one.
+OFFERED_LEAST = 0.98
+# Above half of its own ceiling a client may measure itself (vllm#39963).
+CEILING_MOST = 0.5
+SHORT_GAPS_MOST = 0.05
 
 
 def length_faults(trial: Trial, case: Case) -> list[str]:
     """Requests that produced another number of tokens than asked."""
+    if case.load.serving is not None:
+        return []  # a warning there: see `served_warnings`
     asked = case.load.output_tokens
     wrong = [r for r in trial.records if abs(len(r.token_ns) - asked) > LENGTH_TOLERANCE * asked]
     if not wrong:
@@ -23,10 +30,60 @@ def length_faults(trial: Trial, case: Case) -> list[str]:
     return [f"{len(wrong)} of {len(trial.records)} requests produced {got} tokens, not {asked}"]
 
 
+def served_faults(trial: Trial) -> list[str]:
+    """Why the client's figures of a served trial should not be believed, and what to do."""
+    if not trial.records:
+        return ["no request was due inside the window: send more, or for longer"]
+    reasons = []
+    intended, offered = served.intended_rate(trial), served.offered_rate(trial)
+    if intended and offered is not None and offered < OFFERED_LEAST * intended:
+        reasons.append(
+            f"{offered:.3g} of {intended:.3g} intended requests/s were sent: a cap on concurrency "
+            "or a slow client held them back; lift --max-concurrency, or give the client more "
+            "CPUs (--client-cpus, --senders)"
+        )
+    share = served.client_figure("ceiling_share", trial)
+    if share is not None and share > CEILING_MOST:
+        reasons.append(
+            f"the client took {share:.0%} of the token events per second that it can take at "
+            "most: it may measure itself; use more --senders on CPUs of their own"
+        )
+    if all(r.error is not None for r in trial.records):
+        reasons.append(f"every request failed: {trial.records[0].error}")
+    return reasons
+
+
+def served_warnings(trial: Trial) -> list[tuple[str, str]]:
+    """(kind, text) of what must be known of a served trial that holds."""
+    found = []
+    failed = [r.error for r in trial.records if r.error is not None]
+    if failed:
+        text = f"{len(failed)} of {len(trial.records)} requests failed, the first: {failed[0]}"
+        found.append(("failed", text))
+    missed = served.length_miss_share(trial)
+    if missed is not None and missed > LENGTH_TOLERANCE:
+        text = f"{missed:.1%} of the answers have another length than asked"
+        found.append(("length", text))
+    short = served.short_gap_share(trial)
+    if short is not None and short > SHORT_GAPS_MOST:
+        text = (
+            f"{short:.1%} of the gaps between chunks are below 0.1 ms: chunks came together, so "
+            "ITL and ICL say little"
+        )
+        found.append(("short gaps", text))
+    notes = [note for r in trial.records if r.http for note in r.http.notes]
+    found += [(note, f"{notes.count(note)} answers: {note}") for note in dict.fromkeys(notes)]
+    return found
+
+
 def invalid_reasons(trial: Trial, case: Case) -> list[str]:
     """Why the figures of an ended trial should not be believed; empty is valid."""
     reasons = length_faults(trial, case)
-    if trial.placement is None or not trial.placement.threads:
+    if case.load.serving is not None:
+        reasons += served_faults(trial)
+    if case.load.serving is not None and case.serve is None:
+        pass  # an endpoint's threads: nothing was asked of them
+    elif trial.placement is None or not trial.placement.threads:
         reasons.append("no thread of the engine was seen: its placement is not proved")
     else:
         reasons += trial.placement.faults
@@ -34,9 +91,16 @@ def invalid_reasons(trial: Trial, case: Case) -> list[str]:
     return reasons
 
 
+def asked_repeats(result: Result, case: Case) -> int:
+    """How often the plan tries `case`: a probe of a search less often than the others."""
+    return sum(number == case.id for number, _ in result.plan.order) or result.plan.repeats
+
+
 def case_valid(result: Result, case: Case) -> bool:
-    """Whether more than half of the case's repeats can be believed."""
-    return 2 * len(valid_trials(result.trials, case)) > result.plan.repeats
+    """Whether more than half of the case's repeats can be believed; one of a probe's attempts."""
+    if any(probe.case == case.id for one in result.capacities for probe in one.probes):
+        return bool(valid_trials(result.trials, case))
+    return 2 * len(valid_trials(result.trials, case)) > asked_repeats(result, case)
 
 
 def invalid_cases(result: Result) -> list[Case]:
@@ -48,6 +112,10 @@ def label(case: Case) -> str:
     """A short name of the case for people: `torch float32 2T offline x4`."""
     v, load = case.variant, case.load
     batch = f" x{load.batch}" if load.batch > 1 else ""
+    if load.serving is not None:
+        arrivals, at_once = load.serving.arrivals, load.serving.concurrency
+        rate = "" if arrivals is None or arrivals.rate is None else f" {arrivals.rate:g}/s"
+        batch = rate or f" x{at_once}"
     return f"{v.label} {load.kind}{batch}"
 
 
@@ -70,6 +138,7 @@ def _case_warnings(result: Result, case: Case) -> list[str]:
             reasons.append((str(trial.reason), f"failed: {trial.reason}"))
         reasons += [(kinds.get(text, text), text) for text in trial.invalid]
         notes += [(f.name, f.message) for f in trial.findings if f.severity == "warning"]
+        notes += served_warnings(trial) if case.load.serving is not None else []
         if trial.warmup_stable is False:
             notes.append(("warm-up", "warm-up did not become stable"))
     found = [f"{label(case)}: {text}" for text in _told(notes)]

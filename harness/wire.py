@@ -7,13 +7,16 @@ the same installation, so there is no version in it.
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
 
+from harness.agreement.samples import Samples
 from harness.engines import EngineSpec
+from harness.records.load import ServeSetting
 from harness.records.run import Agreement, KernelPath, MemoryPolicy, RuntimeThreads, Usage
+from harness.serving.scheduler import Asked
 
 _MAX_FRAME = 2**30
 
@@ -54,11 +57,10 @@ class Prepare(Struct, tag=True):
 
 
 class MakeReference(Struct, tag=True):
-    """Greedy tokens and logits of transformers float32 into `file` (.npz). Answer: Done."""
+    """Logits of transformers float32 at every position of `samples` into `file`. Answer: Done."""
 
     checkpoint: str
-    prompt: list[int]
-    positions: int
+    samples: Samples
     file: str
 
 
@@ -78,7 +80,42 @@ class Trace(Struct, tag=True):
     output_tokens: int
 
 
-Request = Load | Allocate | Generate | Mark | Report | Prepare | MakeReference | Compare | Trace
+class Serve(Struct, tag=True):
+    """Open slots. Answer: Done.
+
+    From then on Submit, Cancel, Mark and Report are heard between steps, and each step is told by
+    a Stepped frame. A step that fails is told by Broken, and the process ends.
+    """
+
+    setting: ServeSetting
+    max_waiting: int
+    eos: list[int]
+
+
+class Submit(Asked, tag=True, frozen=True):
+    """One request to serve: no answer of its own."""
+
+
+class Cancel(Struct, tag=True):
+    """Forget request `id`, whether it waits, runs or has ended: no answer."""
+
+    id: int
+
+
+Request = (
+    Load
+    | Allocate
+    | Generate
+    | Mark
+    | Report
+    | Prepare
+    | MakeReference
+    | Compare
+    | Trace
+    | Serve
+    | Submit
+    | Cancel
+)
 
 
 class Done(Struct, tag=True):
@@ -129,18 +166,51 @@ class Failed(Struct, tag=True):
     traceback: list[str] = field(default_factory=list)
 
 
-Reply = Done | Loaded | Generated | Reported | Compared | Traced | Failed
+class Stepped(Struct, tag=True):
+    """One step, from when it began until its tokens were there.
+
+    `decoding` sequences got one more token each, `prefill_tokens` of prompts were passed. Counted
+    after it are those `waiting` and `running`, and the KV tokens reserved. `started` are the
+    requests that got a slot for it. Request `ids[n]` got `tokens[n]`, its last one where `ends[n]`
+    says why.
+    """
+
+    start_ns: int
+    end_ns: int
+    decoding: int
+    prefill_tokens: int
+    waiting: int
+    running: int
+    kv_tokens: int
+    started: list[int]
+    ids: list[int]
+    tokens: list[int]
+    ends: list[Literal["stop", "length"] | None]
+
+
+class Broken(Struct, tag=True):
+    """A step failed: what the engine holds is not known, so that nothing is served any more."""
+
+    why: Failed
+
+
+Reply = Done | Loaded | Generated | Reported | Compared | Traced | Failed | Stepped | Broken
 
 
 class Closed(Exception):
     """The other end is gone."""
 
 
+def frame(message: Request | Reply) -> bytes:
+    """`message` as it goes over the channel."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
 def send(channel: socket.socket, message: Request | Reply) -> None:
     """Write one frame. Raises Closed where nobody reads any more."""
-    body = msgspec.msgpack.encode(message)
     try:
-        channel.sendall(len(body).to_bytes(4, "big") + body)
+        channel.sendall(frame(message))
     except OSError as error:
         raise Closed from error
 
@@ -177,3 +247,50 @@ def receive_reply(channel: socket.socket) -> Reply:
     """The next reply. Raises Closed, or TimeoutError after the channel's time limit."""
     reply: Reply = msgspec.msgpack.decode(_receive(channel), type=Reply)
     return reply
+
+
+class Frames:
+    """Cuts what came over a channel into frames; a part of one is kept until the rest comes."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Bodies of the frames that `data` completes. Raises Closed for one that is too long."""
+        self._data += data
+        bodies, at = [], 0
+        while len(self._data) >= at + 4:
+            end = at + 4 + int.from_bytes(self._data[at : at + 4], "big")
+            if end - at - 4 > _MAX_FRAME:
+                raise Closed
+            if len(self._data) < end:
+                break
+            bodies.append(bytes(self._data[at + 4 : end]))
+            at = end
+        del self._data[:at]
+        return bodies
+
+
+def requests(channel: socket.socket, frames: Frames, *, wait: bool) -> list[Request]:
+    """Requests that are there; with `wait` it is slept until something comes.
+
+    Raises Closed at the end.
+    """
+    try:
+        data = channel.recv(1 << 20, 0 if wait else socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return []
+    except OSError as error:
+        raise Closed from error
+    if not data:
+        raise Closed
+    return [_REQUESTS.decode(body) for body in frames.feed(data)]
+
+
+def reply(body: bytes) -> Reply:
+    """The reply in the body of a frame."""
+    return _REPLIES.decode(body)
+
+
+_REQUESTS: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)

@@ -5,7 +5,6 @@ Started as `python -m harness.worker FD CPUS NODES`; never imported by the drive
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import resource
@@ -15,24 +14,22 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness import agreement, engines, wire
 from harness.errors import ArmbenchError
 from harness.machine.numa import bind_memory
+from harness.parent import die_with_parent
 from harness.records.run import MemoryPolicy, Usage
 from harness.units import parse_cpu_list
 
 if TYPE_CHECKING:
-    from harness.engines import Engine
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+    from harness.engines import Engine, ServingEngine
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when the driver dies, and before it when memory ends."""
+def _first_to_go() -> None:
+    """Ask the kernel to kill this process before its driver when memory ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
             Path("/proc/self/oom_score_adj").write_text("1000")
         except OSError:
@@ -104,6 +101,25 @@ class Worker:
             steps.append(tokens)
         return wire.Generated(started, stamps, np.stack(steps, axis=1).tolist())
 
+    def open_slots(self, request: wire.Serve) -> wire.Reply:
+        engine = cast("ServingEngine", self._loaded())
+        engine.open_slots(request.setting.slots, request.setting.context)
+        gc.collect()
+        gc.freeze()  # collections go on, for a server lives long, but pass over what is loaded
+        return wire.Done()
+
+    def serve(self, channel: socket.socket, request: wire.Serve) -> None:
+        """Serve until a step fails. Raises wire.Closed at hang-up."""
+        from harness.serving.loop import Loop
+
+        engine = cast("ServingEngine", self._loaded())
+        try:
+            Loop(engine, channel, request, self.answer).run()
+        except wire.Closed:
+            raise
+        except Exception as error:  # noqa: BLE001 an engine may raise anything; the driver decides
+            wire.send(channel, wire.Broken(_failed(error)))
+
     def report(self, _: wire.Report) -> wire.Reply:
         usage, engine = _since(self.mark, _usage()), self._loaded()
         return wire.Reported(usage, _plain(engine.facts()), engine.runtime(), self.policy)
@@ -120,9 +136,7 @@ class Worker:
         return wire.Done()
 
     def reference(self, request: wire.MakeReference) -> wire.Reply:
-        agreement.make_reference(
-            Path(request.checkpoint), request.prompt, request.positions, Path(request.file)
-        )
+        agreement.make_reference(Path(request.checkpoint), request.samples, Path(request.file))
         return wire.Done()
 
     def compare(self, request: wire.Compare) -> wire.Reply:
@@ -147,15 +161,21 @@ class Worker:
             wire.MakeReference: self.reference,
             wire.Compare: self.compare,
             wire.Trace: self.trace,
+            wire.Serve: self.open_slots,
         }
         try:
             reply: wire.Reply = handlers[type(request)](request)
-        except ArmbenchError as error:
-            return wire.Failed(type(error).__name__, error.message, error.hint)
         except Exception as error:  # noqa: BLE001 an engine may raise anything; the driver decides
-            lines = traceback.format_exc().splitlines()
-            return wire.Failed(type(error).__name__, str(error), traceback=lines[-12:])
+            return _failed(error)
         return reply
+
+
+def _failed(error: Exception) -> wire.Failed:
+    """What the driver is told of `error`, which is being handled."""
+    if isinstance(error, ArmbenchError):
+        return wire.Failed(type(error).__name__, error.message, error.hint)
+    lines = traceback.format_exc().splitlines()
+    return wire.Failed(type(error).__name__, str(error), traceback=lines[-12:])
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +186,8 @@ def _plain(facts: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Serve until the driver hangs up."""
-    _die_with_parent()
+    die_with_parent()
+    _first_to_go()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     os.sched_setaffinity(0, parse_cpu_list(arguments[1]))
     policy = bind_memory(parse_cpu_list(arguments[2]))
@@ -174,7 +195,12 @@ def main(arguments: list[str]) -> int:
         worker = Worker(policy)
         try:
             while True:
-                wire.send(channel, worker.answer(wire.receive_request(channel)))
+                request = wire.receive_request(channel)
+                reply = worker.answer(request)
+                wire.send(channel, reply)
+                if isinstance(request, wire.Serve) and isinstance(reply, wire.Done):
+                    worker.serve(channel, request)
+                    return 1
         except wire.Closed:
             return 0
 

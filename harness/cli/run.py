@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.cli import load_flags
+from harness.cli.load_flags import LOAD_FLAGS, flag, whole
 from harness.cli.output import add_output, detect_machine, print_json, print_result, results_folder
 from harness.errors import ArmbenchError, Exit
 
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
     from harness.plan import Spec
 
 _LIST_KEYS = ("engine", "dtype", "load")
-_INTEGER_LIST_KEYS = ("threads", "batch", "input_tokens", "output_tokens")
-_INTEGER_KEYS = ("requests", "repeats", "seed")
+_INTEGER_LIST_KEYS = ("threads", "batch")
+_INTEGER_KEYS = ("repeats", "seed", "slots", "chunk")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 # Keys of harness.plan.Spec; a test holds this table to that class, which is slow to import.
@@ -26,11 +28,11 @@ PLAN_FLAGS: dict[str, str] = {
     "engine": "engines, comma-separated",
     "dtype": "dtypes, comma-separated: float32, bfloat16",
     "threads": "compute threads, comma-separated (default: one per physical core of a NUMA node)",
-    "load": "loads, comma-separated: single_stream, offline",
+    "load": "loads, comma-separated: single_stream, offline, and over HTTP closed, open",
     "batch": "batch sizes of the offline load, comma-separated",
-    "input_tokens": "input tokens per request, comma-separated",
-    "output_tokens": "output tokens per request, comma-separated",
-    "requests": "requests of each trial, one after the other",
+    **LOAD_FLAGS,
+    "slots": "sequences that our server runs at once (default: the highest concurrency, or 8)",
+    "chunk": "prompt tokens of one server step at most",
     "repeats": "trials of each case, each in a fresh process",
     "seed": "seed of prompts and order",
     "placement": "where threads go: compact, spread, numa, CPUs such as 0-15,32-47, or a file",
@@ -53,7 +55,7 @@ def add(commands: Any) -> None:
     )
     run.add_argument("plan", nargs="?", metavar="PLAN", help="plan file or shipped name")
     for key, text in PLAN_FLAGS.items():
-        run.add_argument(f"--{key.replace('_', '-')}", dest=key, metavar="X", help=text)
+        run.add_argument(flag(key), dest=key, metavar="X", help=text)
     run.add_argument(
         "--option",
         action="append",
@@ -65,15 +67,6 @@ def add(commands: Any) -> None:
     run.add_argument("--dry-run", action="store_true", help="print what would run, and stop")
     add_output(run)
     run.set_defaults(handler=_run)
-
-
-def _whole(key: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ArmbenchError(
-            f"--{key.replace('_', '-')} is {text!r}", hint="give a whole number"
-        ) from None
 
 
 def _truth(key: str, text: str) -> bool:
@@ -91,16 +84,18 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             continue
         if key in _LIST_KEYS:
             found[key] = [part.strip() for part in text.split(",") if part.strip()]
+        elif key in LOAD_FLAGS:
+            found[key] = load_flags.parse(key, text)
         elif key in _INTEGER_LIST_KEYS:
-            found[key] = [_whole(key, part) for part in text.split(",") if part.strip()]
+            found[key] = [whole(key, part) for part in text.split(",") if part.strip()]
         elif key == "ceilings":
             found[key] = _truth(key, text)
         else:
-            found[key] = _whole(key, text) if key in _INTEGER_KEYS else text
+            found[key] = whole(key, text) if key in _INTEGER_KEYS else text
     return found
 
 
-def _options(pairs: Sequence[str], base: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def options_of(pairs: Sequence[str], base: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Engine options from `ENGINE.KEY=VALUE` texts on top of `base`; values are TOML or text."""
     import tomllib
 
@@ -130,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> Exit:
             )
         return _execute(arguments, None)
     spec = plan.read_spec(arguments.plan or "quick", overrides)
-    spec.options = _options(arguments.option, spec.options)
+    spec.options = options_of(arguments.option, spec.options)
     plan.check(spec)
     if arguments.dry_run:
         return _dry_run(spec, as_json=arguments.json)

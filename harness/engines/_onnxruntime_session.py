@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 
+from harness.engines._onnxruntime_slots import SessionSlots
+from harness.engines._slots import none_open
 from harness.engines._traces import read_profile
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions, dimensions
@@ -20,7 +22,7 @@ from harness.records.run import KernelPath, RuntimeThreads, Variant
 from harness.units import format_cpu_list, parse_cpu_list
 
 if TYPE_CHECKING:
-    from harness.engines import EngineSpec, Logits, Tokens
+    from harness.engines import EngineSpec, Feed, Logits, Tokens
 
 _AFFINITIES = "session.intra_op_thread_affinities"
 
@@ -77,8 +79,32 @@ class OnnxEngine:
         self.last: np.ndarray[Any, np.dtype[np.float32]] = np.empty(0, dtype=np.float32)
         self.batch = self.context = self.length = 0
         self.cache: list[ort.OrtValue] = []
+        self.slots: SessionSlots | None = None
+
+    def open_slots(self, slots: int, context: int) -> None:
+        if not self.shared:
+            raise ArmbenchError(
+                "a graph of exporter 'optimum' cannot serve: its cache grows by concatenation, so "
+                "that all sequences of a batch have the same length",
+                hint="take exporter builder",
+            )
+        self.cache = []
+        self.binding = self.session.io_binding()  # lets go of the cache it was bound to
+        self.slots = SessionSlots(self.session, self.d, self.names, slots=slots, context=context)
+
+    def step(self, feeds: Sequence[Feed]) -> list[int | None]:
+        return self._open().step(feeds)
+
+    def release(self, slot: int) -> None:
+        self._open().release(slot)
+
+    def _open(self) -> SessionSlots:
+        if self.slots is None:
+            raise none_open()
+        return self.slots
 
     def allocate(self, batch: int, context: int) -> None:
+        self.slots = None
         self.batch, self.context = batch, context
         self.logit_value = self._zeros((batch, 1, self.d.vocabulary))
         self.binding = self.session.io_binding()
@@ -138,7 +164,7 @@ class OnnxEngine:
         return self._step(tokens[:, None])
 
     def logits(self) -> Logits:
-        return self.last.copy()
+        return self.last.copy() if self.slots is None else self.slots.logits()
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ import ctypes
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.engines._openmp import read_openmp
+from harness.engines._slots import none_open
+from harness.engines._torch_slots import SlotDecoder
 from harness.engines._traces import read_mkl, read_onednn
 from harness.model.architecture import Dimensions, dimensions
 from harness.model.checkpoint import tensor_files
 from harness.records.run import KernelPath, RuntimeThreads, Variant
 
 if TYPE_CHECKING:
-    from harness.engines import EngineSpec, Logits, Tokens
+    from harness.engines import EngineSpec, Feed, Logits, Tokens
 
 
 class Linear:
@@ -106,8 +108,8 @@ class Layer:
             q, k = weights[attention + "q_norm.weight"], weights[attention + "k_norm.weight"]
             self.qk_norm = torch.cat([q.expand(d.heads, -1), k.expand(d.kv_heads, -1)])
 
-    def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of `x` (batch, n, hidden) as (batch, heads, n, head)."""
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """(queries then keys, values) of `x` (batch, n, hidden) as (batch, n, heads, head)."""
         d = self.d
         batch, n, _ = x.shape
         qkv = self.qkv(F.rms_norm(x, (d.hidden,), self.norm_in, d.norm_eps))
@@ -117,8 +119,13 @@ class Layer:
             qk = F.rms_norm(qk, (d.head,), None, d.norm_eps) * self.qk_norm
         half = d.head // 2
         turned = torch.cat((-qk[..., half:], qk[..., :half]), dim=-1)
-        qk = torch.addcmul(qk * cos, turned, sin).transpose(1, 2)
-        return qk[:, : d.heads], qk[:, d.heads :], v.transpose(1, 2)
+        return torch.addcmul(qk * cos, turned, sin), v
+
+    def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of `x` (batch, n, hidden) as (batch, heads, n, head)."""
+        qk, v = self.project(x, cos, sin)
+        qk = qk.transpose(1, 2)
+        return qk[:, : self.d.heads], qk[:, self.d.heads :], v.transpose(1, 2)
 
     def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attention of `q` (batch, heads, n, head) over all cached positions; n is 1 or all."""
@@ -162,11 +169,15 @@ class Decoder:
         shape = (batch, d.kv_heads, context, d.head)
         self.keys = [torch.zeros(shape, dtype=self.dtype) for _ in self.layers]
         self.values = [torch.zeros(shape, dtype=self.dtype) for _ in self.layers]
-        exponents = torch.arange(0, d.head, 2, dtype=torch.float32) / d.head
-        angles = torch.outer(torch.arange(context).float(), d.rope_theta**-exponents)
-        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
-        self.cos, self.sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        self.cos, self.sin = self.angles(context)
         self.length = 0
+
+    def angles(self, context: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary embedding, (context, 1, head) each."""
+        exponents = torch.arange(0, self.d.head, 2, dtype=torch.float32) / self.d.head
+        angles = torch.outer(torch.arange(context).float(), self.d.rope_theta**-exponents)
+        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
+        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append `tokens` (batch, n) and return the last position's logits (batch, vocabulary)."""
@@ -221,10 +232,29 @@ class TorchEngine:
                 Path(spec.checkpoint), getattr(torch, spec.dtype), packed=self.packed
             )
         self.last = torch.empty(0)
+        self.slots: SlotDecoder | None = None
 
     def allocate(self, batch: int, context: int) -> None:
         with _inference():
             self.decoder.allocate(batch, context)
+
+    def open_slots(self, slots: int, context: int) -> None:
+        with _inference():
+            self.slots = SlotDecoder(self.decoder, slots, context)
+
+    def step(self, feeds: Sequence[Feed]) -> list[int | None]:
+        with _inference():
+            self.last = self._open().step(feeds)
+            picked = iter(self.last.argmax(dim=-1).tolist())
+        return [next(picked) if feed.wanted else None for feed in feeds]
+
+    def release(self, slot: int) -> None:
+        self._open().lengths.release(slot)
+
+    def _open(self) -> SlotDecoder:
+        if self.slots is None:
+            raise none_open()
+        return self.slots
 
     def _step(self, tokens: Tokens) -> Tokens:
         with _inference():

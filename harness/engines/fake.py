@@ -16,24 +16,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engines._slots import SlotLengths, none_open
 from harness.errors import ArmbenchError, unknown_name
 from harness.model.architecture import Dimensions, dimensions
 from harness.records.run import RuntimeThreads
 
 if TYPE_CHECKING:
-    from harness.engines import Engine, EngineSpec, Logits, Tokens
+    from harness.engines import Engine, EngineSpec, Feed, Logits, Tokens
 
 DTYPES = ("float32", "bfloat16")
 PACKAGES = ("numpy",)
 OPTIONS: Mapping[str, Any] = {
     "prefill_s_per_token": 1e-5,
     "step_s": 1e-3,
+    "row_s": 0.0,  # more for each sequence that decodes in a step
     "memory_bytes": 64 * 2**20,
     "fault": "",  # crash, hang, error, out-of-memory or stray (a thread off its CPUs)
     "fault_step": 8,  # the decode step at which it happens
     "fault_dtype": "",  # only for this dtype, else for all
 }
 FAULTS = ("crash", "hang", "error", "out-of-memory", "stray")
+serves = True
 
 
 def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
@@ -52,7 +55,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Raise ArmbenchError for a fault that does not exist, or a negative time."""
     if options["fault"] and options["fault"] not in FAULTS:
         raise unknown_name("fault", options["fault"], FAULTS)
-    if options["step_s"] < 0 or options["prefill_s_per_token"] < 0:
+    if min(options[name] for name in ("prefill_s_per_token", "step_s", "row_s")) < 0:
         raise ArmbenchError("the fake engine's times must not be negative", hint="give seconds")
 
 
@@ -77,9 +80,43 @@ class FakeEngine:
         self.vocabulary = dimensions(config).vocabulary
         self.steps = 0
         self.last = np.zeros(0, dtype=np.int64)
+        self.lengths: SlotLengths | None = None
         self.threads = _Threads(spec.cpus)
         only = spec.options["fault_dtype"]
         self.fault = spec.options["fault"] if only in ("", spec.dtype) else ""
+
+    def open_slots(self, slots: int, context: int) -> None:
+        self.lengths = SlotLengths(slots, context, self.vocabulary)
+
+    def step(self, feeds: Sequence[Feed]) -> list[int | None]:
+        lengths = self._open()
+        lengths.check(feeds)
+        single = [len(f.tokens) == 1 and lengths.held[f.slot] > 0 for f in feeds]
+        chunks = sum(len(f.tokens) for f, one in zip(feeds, single, strict=True) if not one)
+        self._compute(sum(single), chunks)
+        lengths.passed(feeds)
+        ends = self.np.array([f.tokens[-1] for f in feeds if f.wanted], dtype=self.np.int64)
+        following = iter(self._advance(ends).tolist())
+        return [next(following) if f.wanted else None for f in feeds]
+
+    def release(self, slot: int) -> None:
+        self._open().release(slot)
+
+    def _open(self) -> SlotLengths:
+        if self.lengths is None:
+            raise none_open()
+        return self.lengths
+
+    def _compute(self, decoding: int, prompt_tokens: int) -> None:
+        """Take the time of a step; a step that decodes counts as one for the fault."""
+        options = self.spec.options
+        seconds = options["prefill_s_per_token"] * prompt_tokens
+        if decoding:
+            self.steps += 1
+            if self.fault and self.steps == options["fault_step"]:
+                _fail(self.fault)
+            seconds += options["step_s"] + options["row_s"] * decoding
+        self.threads.compute(seconds)
 
     def allocate(self, batch: int, context: int) -> None:
         self.last = self.np.zeros(batch, dtype=self.np.int64)
@@ -89,14 +126,11 @@ class FakeEngine:
         return self.last
 
     def prefill(self, tokens: Tokens) -> Tokens:
-        self.threads.compute(self.spec.options["prefill_s_per_token"] * tokens.size)
+        self._compute(0, tokens.size)
         return self._advance(tokens[:, -1])
 
     def decode(self, tokens: Tokens) -> Tokens:
-        self.steps += 1
-        if self.fault and self.steps == self.spec.options["fault_step"]:
-            _fail(self.fault)
-        self.threads.compute(self.spec.options["step_s"])
+        self._compute(len(tokens), 0)
         return self._advance(tokens)
 
     def logits(self) -> Logits:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32",)
 PACKAGES = ("onnxruntime",)
 TRACE: Mapping[str, str] = {}  # a session option does it
+serves = True
 OPTIONS: Mapping[str, Any] = {
     "exporter": "builder",
     "spinning": True,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16")
 PACKAGES = ("torch", "safetensors")
 TRACE = {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
+serves = True
 OPTIONS: Mapping[str, Any] = {"packed": True}
 
 _RUNTIME_BYTES = 400 * 2**20  # torch itself with its libraries: an estimate on the safe side

@@ -54,7 +54,8 @@ def phases(record: RequestRecord) -> tuple[float, float]:
     return (record.token_ns[0] - start) / 1e9, statistics.median(gaps or [0]) / 1e9
 
 
-def _agree(a: float, b: float) -> bool:
+def agree(a: float, b: float) -> bool:
+    """Whether two times of one warm-up are near enough to call it stable."""
     return abs(a - b) <= max(STABLE_SLACK_S, (STABLE_RATIO - 1) * min(a, b))
 
 
@@ -80,7 +81,7 @@ def warm_up(
         records += done
         seen.append(phases(done[0]))
         if len(seen) > 1:
-            if all(_agree(a, b) for a, b in zip(seen[-1], seen[-2], strict=True)):
+            if all(agree(a, b) for a, b in zip(seen[-1], seen[-2], strict=True)):
                 return records, True
             if time.monotonic() - start > WARMUP_LIMIT_S:
                 break

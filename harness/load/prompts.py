@@ -35,6 +35,7 @@ def digest(tokens: Iterable[int]) -> str:
 
 def prompt_set_digest(plan: Plan, vocabulary: int) -> str:
     """One hash over every prompt of the plan's trials."""
+    assert plan.seed is not None  # only an imported plan has none
     total = hashlib.sha256()
     loads: Sequence[LoadPoint] = sorted(
         {case.load for case in plan.cases},

@@ -15,7 +15,7 @@ from harness.machine.dmi import read_ids, soc_id
 from harness.machine.identity import Evidence, describe_cpu
 from harness.machine.limits import read_limits
 from harness.machine.memory import read_memory
-from harness.machine.smbios import read_table
+from harness.machine.smbios import Table, read_table
 from harness.machine.sve import read_sve
 from harness.machine.topology import online_cpus, read_topology
 from harness.machine.tree import Tree, clean
@@ -42,12 +42,19 @@ def detect(root: Path = Path("/"), *, instance: str | None = None) -> Machine:
         from harness.machine.elsewhere import detect_without_proc
 
         return detect_without_proc(instance)
-    return _detect(tree, instance, catalogue())
+    return describe(tree, instance=instance)
 
 
-def _detect(tree: Tree, instance: str | None, known: Catalogue) -> Machine:
+def describe(tree: Tree, *, table: Table | None = None, instance: str | None = None) -> Machine:
+    """The machine of a tree; `table` is its SMBIOS table where the tree has none."""
+    return _detect(tree, instance, catalogue(), table)
+
+
+def _detect(
+    tree: Tree, instance: str | None, known: Catalogue, told: Table | None = None
+) -> Machine:
     unknown: dict[str, str] = {}
-    processors, table = read_processors(tree), read_table(tree)
+    processors, table = read_processors(tree), told or read_table(tree)
     ids = read_ids(tree, table)
     caches = read_caches(tree, online_cpus(tree, processors), unknown)
     topology = read_topology(tree, processors, caches.domains, unknown)

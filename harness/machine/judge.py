@@ -34,16 +34,16 @@ def judge(
     before: Conditions,
     after: Conditions,
     *,
-    own_cpu_s: float,
+    own_cpu_s: float | None,
     seconds: float,
     cpus: int,
     during: Sequence[Conditions] = (),
 ) -> list[Finding]:
     """What disturbed the interval, invalid first.
 
-    `own_cpu_s` is the CPU time that engine and driver took in it, `seconds` its length, `cpus`
-    the number of CPUs of the machine; `during` are readings in between, which show a clock that
-    fell and came back.
+    `own_cpu_s` is the CPU time that engine and driver took in it (None: not known), `seconds` its
+    length, `cpus` the number of CPUs of the machine; `during` are readings in between, which show
+    a clock that fell and came back.
     """
     if seconds <= 0 or cpus <= 0:
         return []
@@ -85,10 +85,10 @@ def _steal(before: Conditions, after: Conditions, seconds: float, cpus: int) -> 
 
 
 def _foreign(
-    before: Conditions, after: Conditions, own_cpu_s: float, seconds: float, cpus: int
+    before: Conditions, after: Conditions, own_cpu_s: float | None, seconds: float, cpus: int
 ) -> list[Finding]:
     busy = growth(before, after, "machine_busy_s")
-    if busy is None:
+    if busy is None or own_cpu_s is None:
         return []
     cores = max(0.0, busy - own_cpu_s - TICK_S * cpus) / seconds
     share = cores / cpus

@@ -29,7 +29,7 @@ _MAX_JSON = 64 * 2**20
 _DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt"]
+_HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.jinja"]
 
 
 class Checkpoint(Struct, kw_only=True):
@@ -266,6 +266,7 @@ def resolve(model: str, *, progress: Callable[[int, int], None] | None = None) -
                     progress(done, total)
 
             synthetic.build(target, config, progress=advance)
+        synthetic.renew_tokenizer(target)
         return open_folder(target, name=name)
     if _HUB_ID.fullmatch(model) and not model.startswith((".", "/")):
         snapshot = _from_hub(model)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import places
 from harness.errors import ArmbenchError
+from harness.model import tokenizer
 from harness.model.architecture import dimensions, tensor_shapes
 from harness.units import format_bytes
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 SEED = 20240919  # the day Qwen2.5 was released; any fixed number serves
 MAX_SHARD_BYTES = 4 * 2**30
 _BLOCK = 1 << 22  # values drawn at a time: bounds the memory at 16 MiB of float32
-_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARK = "armbench-synthetic.json"
 
 
@@ -122,35 +122,40 @@ def _write_weights(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
-def _write_tokenizer(folder: Path, vocabulary: int) -> None:
-    """A byte-level BPE trained on the shipped text, with Qwen's special tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=min(vocabulary, 4096),
-        special_tokens=list(_SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train(sorted(map(str, (places.config_dir() / "text").glob("*.txt"))), trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": _SPECIAL[0],
-        "pad_token": _SPECIAL[0],
-        "model_max_length": 32768,
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
-
-
 def identity() -> list[object]:
-    """What a synthetic checkpoint depends on beside its config: seed and tokenizer text."""
+    """What the folder of a synthetic checkpoint depends on beside its config: seed and text."""
     texts = sorted((places.config_dir() / "text").glob("*.txt"))
     return [SEED, [hashlib.sha256(path.read_bytes()).hexdigest() for path in texts]]
+
+
+def renew_tokenizer(folder: Path) -> None:
+    """Write the tokenizer of the synthetic checkpoint in `folder` anew, where it is an older one.
+
+    The weights stay, and so does every fingerprint of them. Nothing is done where the package is
+    missing or the folder can't be written: the older tokenizer works too.
+    """
+    try:
+        if json.loads((folder / MARK).read_text()).get("tokenizer") == tokenizer.VERSION:
+            return
+        config = json.loads((folder / "config.json").read_text())
+        draft = folder / f".tokenizer.{os.getpid()}"
+        draft.mkdir()
+    except (OSError, ValueError):
+        return
+    try:
+        tokenizer.write(draft, config)
+        _write_mark(draft)
+        for file in sorted(draft.iterdir(), key=lambda path: path.name == MARK):  # the mark last
+            file.replace(folder / file.name)
+    except (ImportError, OSError):
+        return
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_mark(folder: Path) -> None:
+    mark = {"weights": "synthetic", "seed": SEED, "tokenizer": tokenizer.VERSION}
+    (folder / MARK).write_text(json.dumps(mark))
 
 
 def bytes_needed(config: Mapping[str, Any]) -> int:
@@ -190,9 +195,9 @@ def build(
         (draft / "config.json").write_text(json.dumps(config, indent=1))
         ids = {k: config[k] for k in ("bos_token_id", "eos_token_id") if k in config}
         (draft / "generation_config.json").write_text(json.dumps(ids, indent=1))
-        _write_tokenizer(draft, int(config["vocab_size"]))
+        tokenizer.write(draft, config)
         _write_weights(draft, config, max_shard_bytes, progress)
-        (draft / MARK).write_text(json.dumps({"weights": "synthetic", "seed": SEED}))
+        _write_mark(draft)
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)

@@ -5,7 +5,7 @@ Instants are integer nanoseconds on CLOCK_MONOTONIC; offsets count from the star
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -75,8 +75,8 @@ class Slo(Struct, kw_only=True, frozen=True):
 class ServingLoad(Struct, kw_only=True, frozen=True):
     """What a serving load has beyond kind, mean lengths and request count.
 
-    Closed loops have a `concurrency`, open ones `arrivals`. A trial ends by count, or where
-    `duration_s` is set by time.
+    Closed loops have a `concurrency`, open ones `arrivals`; both together cap an open loop, which
+    may then offer less than intended. A trial ends by count, or where `duration_s` is set by time.
     """
 
     concurrency: int | None = None
@@ -86,6 +86,19 @@ class ServingLoad(Struct, kw_only=True, frozen=True):
     output: Lengths | None = None
     sharing: Sharing = Sharing()
     slo: Slo | None = None
+
+
+class ServeSetting(Struct, kw_only=True, frozen=True):
+    """How our own server runs an engine: `slots` sequences at once, each of up to `context` tokens.
+
+    `chunk` prompt tokens at most go into one step; `kv_tokens` bounds what all sequences hold
+    together.
+    """
+
+    slots: int
+    context: int
+    chunk: int
+    kv_tokens: int
 
 
 class Target(Struct, kw_only=True):
@@ -113,12 +126,14 @@ class Planned(Struct, kw_only=True):
 
     `prefix` names the shared beginning, `prefix_tokens` its length. Requests of one
     `conversation` follow one another as `turn` 0, 1, …; later turns are due when the one before
-    ended, after the think time. `prompt` is given text; otherwise it is made from `seed`.
+    ended, after the think time, and their `input_tokens` count all that was said before. `prompt`
+    or `messages` are given; otherwise the prompt is made from `seed`, and where `blocks` are given
+    from these: equal ids stand for equal text of `traces.BLOCK_TOKENS` tokens.
     """
 
     id: int
     due_ns: int | None
-    input_tokens: int
+    input_tokens: int | None  # None where a given prompt's length is not known
     output_tokens: int
     seed: int
     prefix: int | None = None
@@ -127,6 +142,8 @@ class Planned(Struct, kw_only=True):
     turn: int = 0
     think_ns: int = 0
     prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    blocks: list[int] = field(default_factory=list)
 
 
 class HttpSeen(Struct, kw_only=True):
@@ -222,7 +239,8 @@ class Probe(Struct, kw_only=True):
     """One rate that a capacity search tried: its case, and the attainment that came out.
 
     `low` and `high` are Wilson's 95 % bounds of the attainment; `verdict` holds, fails or stays
-    open where the samples were too few to tell.
+    open where the samples were too few to tell. A rate that was probed again counts all of its
+    samples so far.
     """
 
     case: int

@@ -10,7 +10,15 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from harness.records.ceilings import Calibration, Ceilings
-from harness.records.load import Capacity, ClientSeen, HttpSeen, ServerSeen, ServingLoad, Target
+from harness.records.load import (
+    Capacity,
+    ClientSeen,
+    HttpSeen,
+    ServerSeen,
+    ServeSetting,
+    ServingLoad,
+    Target,
+)
 from harness.records.machine import Conditions, Finding, Machine
 from harness.records.model import Dimensions
 from harness.records.money import Price
@@ -54,21 +62,25 @@ class Variant(Struct, kw_only=True):
 
 
 class Case(Struct, kw_only=True):
-    """One row of the table: an engine under one load."""
+    """One row of the table: an engine under one load, behind our server where that is `serve`."""
 
     id: int
     variant: Variant
     load: LoadPoint
+    serve: ServeSetting | None = None
 
 
 class ModelIdentity(Struct, kw_only=True):
-    """Which weights: names, and SHA-256 of the config and of every weight file."""
+    """Which weights: names, and SHA-256 of the config and of every weight file.
+
+    What another tool's file does not tell is None, and `files` is empty.
+    """
 
     name: str
-    weights: Literal["synthetic", "checkpoint"]
-    family: str
-    parameters: int
-    config_sha256: str
+    weights: Literal["synthetic", "checkpoint"] | None
+    family: str | None
+    parameters: int | None
+    config_sha256: str | None
     files: dict[str, str]
     revision: str | None = None
     sizes: Dimensions | None = None
@@ -81,7 +93,7 @@ class Plan(Struct, kw_only=True):
     model: str
     cases: list[Case]
     repeats: int
-    seed: int
+    seed: int | None  # None where another tool did not tell it
     cpus: list[int]  # where engine threads go, in order
     driver_cpus: list[int]
     time_budget_s: float | None
@@ -106,12 +118,29 @@ class Stored(Struct, kw_only=True, frozen=True):
     head: str | None = None
 
 
+class AgreementPart(Struct, kw_only=True):
+    """The agreement over one sequence, which was one of `batch` that were passed together."""
+
+    name: str
+    batch: int
+    positions: int
+    top1: float
+    kl_mean: float
+    error: float
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
+
+
 class Agreement(Struct, kw_only=True):
     """How near an engine's logits are to a reference's, over `positions` next tokens.
 
-    Teacher-forced on the reference's greedy tokens: `top1` is the share of positions with the
-    same argmax, `kl` is KL(reference ‖ engine) in nats, `delta` is |Δlogit| over all tokens,
-    `spread` the standard deviation of the reference's logits, to read `delta` by.
+    Teacher-forced, on shipped text (in older results on the reference's greedy tokens): `top1` is
+    the share of positions with the same argmax, `kl` is KL(reference ‖ engine) in nats, `delta` is
+    |Δlogit| over all tokens, `spread` the standard deviation of the reference's logits, to read
+    `delta` by. `error` is the standard deviation of Δlogit over that of the reference's logits, at
+    each position, as root mean square. Perplexities are of the text's own tokens;
+    `perplexity_reason` says why they are None, `low` and `high` are the ratio's 95 % interval.
+    Positions with a logit that is `not_finite` are in no figure.
     """
 
     reference: str
@@ -122,6 +151,16 @@ class Agreement(Struct, kw_only=True):
     delta_mean: float
     delta_max: float
     spread: float
+    error: float | None = None
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
+    perplexity_ratio: float | None = None
+    perplexity_ratio_low: float | None = None
+    perplexity_ratio_high: float | None = None
+    perplexity_reason: str | None = None
+    parts: list[AgreementPart] = field(default_factory=list)
+    not_finite: int = 0
+    seconds: float | None = None
 
 
 class Check(Struct, kw_only=True):
@@ -279,7 +318,14 @@ class Usage(Struct, kw_only=True):
 
 
 class Trial(Struct, kw_only=True):
-    """One case, once, in a fresh process."""
+    """One case, once, in a fresh process.
+
+    What another tool measured may be known by its figures only: `figures` are values of metrics by
+    name, in the metric's unit, mapped by definition. `samples` are repetitions inside the one
+    process that such a figure sums up: they are no repeats. `unknown` says why a metric (without
+    its percentile) can't be told from the records, though they would give a number. `extra` is
+    what has no counterpart here.
+    """
 
     case: int
     repeat: int
@@ -302,8 +348,29 @@ class Trial(Struct, kw_only=True):
     findings: list[Finding] = field(default_factory=list)
     engine_facts: dict[str, Any] = field(default_factory=dict)
     invalid: list[str] = field(default_factory=list)
+    stopped_early: str | None = None  # why a probe of a capacity search was ended
     client: ClientSeen | None = None
     server: ServerSeen | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Origin(Struct, kw_only=True, frozen=True):
+    """Which other tool measured a result, and which files were read to import it.
+
+    `files` gives the SHA-256 of each by name. A published result was measured by others, at
+    `source`; an imported one was brought by the user.
+    """
+
+    tool: str
+    format: str
+    basis: Literal["imported", "published"]
+    imported_at: str  # UTC, ISO 8601
+    version: str | None = None
+    source: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 class Estimate(Struct, kw_only=True):
@@ -354,3 +421,17 @@ class Result(Struct, kw_only=True):
     binding: dict[str, Binding] = field(default_factory=dict)  # derived, by case id
     target: Target | None = None  # where an endpoint was loaded rather than an engine of ours
     capacities: list[Capacity] = field(default_factory=list)
+    origin: Origin | None = None  # None where armbench measured it
+    extra: dict[str, Any] = field(default_factory=dict)  # of another tool, without a counterpart
+
+    @property
+    def basis(self) -> str:
+        """What the figures rest on: `measured here`, `imported` or `published`."""
+        return self.origin.basis if self.origin else "measured here"
+
+    @property
+    def tool(self) -> str:
+        """What measured it, with its version where that is told: `llama-bench 4753`."""
+        if self.origin is None:
+            return "armbench"
+        return " ".join(filter(None, (self.origin.tool, self.origin.version)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from msgspec import Struct, field
 
 from harness import cost, metrics, prices, validity
 from harness.errors import ArmbenchError
+from harness.records.load import Lengths, ServingLoad
 from harness.records.money import ApiPrice, PriceChange
 from harness.records.run import Case, Estimate, Result
 
 MISSING = "–"
+_WEIGHTS: dict[str | None, str] = {"synthetic": "synthetic weights", "checkpoint": "checkpoint"}
 _INTERVAL_NOTE = (
     "± is half of the 95 % interval (Student's t) over the valid repeats, each in a fresh process; "
     "n is valid/asked repeats"
@@ -66,14 +69,35 @@ def _pair(figures: dict[str, Estimate], first: str, second: str) -> str:
 
 
 def load_text(case: Case) -> str:
-    """The load of `case` for people: `offline ×4`."""
+    """The load of `case` for people: `offline ×4`, `closed ×8`, `poisson 2.5/s`."""
     load = case.load
+    if load.serving is not None:
+        return _serving_text(load.serving)
     kind = load.kind.replace("_", " ")
     return kind if load.kind == "single_stream" else f"{kind} ×{load.batch}"
 
 
+def _serving_text(serving: ServingLoad) -> str:
+    arrivals, at_once = serving.arrivals, serving.concurrency
+    if arrivals is None:
+        return f"closed ×{at_once}"
+    cap = f", at most {at_once} at once" if at_once else ""
+    if arrivals.process == "trace":
+        return f"trace {Path(arrivals.trace or '').name} ×{arrivals.time_scale:g}{cap}"
+    end = f"–{number(arrivals.rate_end)}" if arrivals.rate_end else ""
+    return f"{arrivals.process} {number(arrivals.rate)}{end}/s{cap}"
+
+
+def _length_text(lengths: Lengths | None, mean: int) -> str:
+    return str(mean) if lengths is None or lengths.kind == "fixed" else f"~{mean}"
+
+
 def tokens_text(case: Case) -> str:
-    """Input and output tokens of each request: `512+128`."""
+    """Input and output tokens of each request: `512+128`; `~` before a distribution's mean."""
+    serving = case.load.serving
+    if serving is not None:
+        into = _length_text(serving.input, case.load.input_tokens)
+        return f"{into}+{_length_text(serving.output, case.load.output_tokens)}"
     return f"{case.load.input_tokens}+{case.load.output_tokens}"
 
 
@@ -152,6 +176,13 @@ def _bound_notes(result: Result) -> list[str]:
     ]
 
 
+def cost_text(figure: Estimate | None) -> str:
+    """A cost with its interval and currency: `0.42 ± 0.01 USD`."""
+    if figure is None:
+        return MISSING
+    return f"{with_interval(figure)} {figure.unit.partition('/')[0]}"
+
+
 def _cost(result: Result, case: Case) -> str:
     into, out = cost.case_costs(result, case.id)
     if into is None and out is None:
@@ -213,20 +244,25 @@ def _sample_note(result: Result) -> list[str]:
 def run_sheet(result: Result) -> Sheet:
     """The table of one result: one row for each case, figures over its valid trials."""
     rows = []
-    for case in result.plan.cases:
+    for case in (c for c in result.plan.cases if c.load.serving is None):
         figures = result.summary.get(str(case.id), {})
         rows.append([make(result, case, figures) for _, make in _COLUMNS])
-    weights = "synthetic weights" if result.model.weights == "synthetic" else "checkpoint"
+    weights = _WEIGHTS.get(result.model.weights, "weights not told")
     title = f"{result.model.name} ({weights}), plan {result.plan.name}, {result.created[:10]}"
-    notes = [
+    if result.origin is not None:
+        title += f", {result.basis}, measured by {result.tool}"
+    notes = [*_sample_note(result), *_bound_notes(result)]
+    return Sheet(title=title, columns=[c for c, _ in _COLUMNS], rows=rows, notes=notes)
+
+
+def notes(result: Result) -> list[str]:
+    """What holds for every table of a result: intervals, agreement, prices."""
+    return [
         _INTERVAL_NOTE,
-        *_sample_note(result),
-        *_bound_notes(result),
         *_agreement_notes(result),
         *_price_notes(result),
         *hosted_notes(result),
     ]
-    return Sheet(title=title, columns=[c for c, _ in _COLUMNS], rows=rows, notes=notes)
 
 
 def _agreement_notes(result: Result) -> list[str]:

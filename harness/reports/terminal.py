@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.records.run import Plan, Result
+from harness.reports.serving import serving_sheets
 from harness.reports.sheet import (
     MISSING,
     Column,
     Sheet,
     load_text,
+    notes,
     run_sheet,
     tokens_text,
     warnings,
@@ -60,7 +62,11 @@ def show_sheet(sheet: Sheet, out: Console) -> None:
 
 def show_result(result: Result, out: Console) -> None:
     """The table of `result`, its notes, and what must be read with it."""
-    show_sheet(run_sheet(result), out)
+    batched = any(case.load.serving is None for case in result.plan.cases)
+    for sheet in [*([run_sheet(result)] if batched else []), *serving_sheets(result)]:
+        show_sheet(sheet, out)
+    for note in notes(result):
+        out.print(Text(note), style="dim")
     for warning in warnings(result):
         out.print(Text(f"warning: {warning}"), style="yellow")
 
@@ -77,7 +83,7 @@ def show_plan(plan: Plan, out: Console) -> None:
     )
     out.print(
         Text(
-            f"engine threads on CPUs {format_cpu_list(plan.cpus)}, driver on "
+            f"engine threads on CPUs {format_cpu_list(plan.cpus) or MISSING}, driver on "
             f"{format_cpu_list(plan.driver_cpus)}"
         )
     )

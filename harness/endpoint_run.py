@@ -1,0 +1,315 @@
+"""Trials against any endpoint: `armbench load`."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from msgspec import structs
+
+import harness
+from harness import begin, store
+from harness.endpoint_spec import (
+    EndpointSpec,
+    allowed_cpus,
+    client_cpus,
+    contact,
+    loads,
+    parse_until,
+    variant_of,
+)
+from harness.errors import ArmbenchError, NotComparable
+from harness.load import endpoint as endpoints
+from harness.load import keys
+from harness.load.capacity import ProbeOutcome, early_verdict, search
+from harness.load.endpoint import Endpoint
+from harness.load.offer import Offer, OfferOptions
+from harness.load.selfcheck import ClientCeiling, check_client
+from harness.load.slo import parse_slo
+from harness.load.view import choose_view
+from harness.load.window import narrow_enough
+from harness.machine.detect import machine_slug
+from harness.observe import listener_pid, observe, tree_cpu_s
+from harness.plan import interleaved
+from harness.records.load import Capacity, Slo, Target
+from harness.records.machine import Machine
+from harness.records.run import (
+    SCHEMA,
+    Case,
+    LoadPoint,
+    ModelIdentity,
+    Plan,
+    RequestRecord,
+    Result,
+    Trial,
+)
+from harness.runner import Listener, Run
+from harness.units import NS_PER_S, parse_duration
+
+_MOST_REPEATS = 30  # of a run that repeats until its interval is narrow
+_ATTEMPTS = 3  # at a probe that is disturbed
+_SEARCH_SPAN = 1024.0  # how far from the rate of a single stream a capacity is looked for
+_PREDICTED_SHARE = 0.4  # of one process's ceiling, so that half of it is not reached
+
+
+def begin_run(
+    spec: EndpointSpec, machine: Machine, results: Path, listener: Listener
+) -> EndpointRun:
+    """A new run, its result file not yet written. Raises ArmbenchError where it can't be run."""
+    endpoint, target = contact(spec)
+    variant = variant_of(endpoint)
+    cases = [Case(id=i, variant=variant, load=load) for i, load in enumerate(loads(spec))]
+    cpus = client_cpus(spec, machine, local=target.local)
+    plan = Plan(
+        name=spec.name,
+        model=target.model,
+        cases=cases,
+        repeats=spec.repeats,
+        seed=spec.seed,
+        cpus=[],
+        driver_cpus=cpus,
+        time_budget_s=None,
+        trial_timeout_s=parse_duration(spec.timeout),
+        order=interleaved(cases, spec.repeats, spec.seed),
+    )
+    price, reason = begin.choose_price(spec.price, spec.instance, machine if target.local else None)
+    now = datetime.datetime.now(datetime.UTC)
+    path = store.new_path(results, machine_slug(machine), plan.name, now)
+    result = Result(
+        schema=SCHEMA,
+        armbench=harness.__version__,
+        created=now.isoformat(timespec="seconds"),
+        plan=plan,
+        model=ModelIdentity(
+            name=target.model,
+            weights=None,
+            family=None,
+            parameters=None,
+            config_sha256=None,
+            files={},
+        ),
+        machine=machine,
+        software=begin.software(),
+        price=price,
+        price_reason=reason,
+        target=target,
+    )
+    listener.started(machine, plan)
+    return EndpointRun(result, path, listener, spec, endpoint)
+
+
+def resume_run(spec: EndpointSpec, path: Path, machine: Machine, listener: Listener) -> EndpointRun:
+    """The run in `path`, to be finished with the same flags.
+
+    Raises NotComparable where target or loads are not those of the result.
+    """
+    result = store.load(path)
+    if result.target is None:
+        raise ArmbenchError(f"{path} is no result of `armbench load`", hint="armbench run --resume")
+    endpoint, target = contact(spec)
+    probed = {probe.case for one in result.capacities for probe in one.probes}
+    asked = [case.load for case in result.plan.cases if case.id not in probed]
+    same = (target.url, target.model) == (result.target.url, result.target.model)
+    if not same or (not spec.searches and asked != loads(spec)):
+        raise NotComparable(
+            f"{path} was begun against another target, model or load",
+            hint="give the flags it was begun with, or start a new run",
+        )
+    listener.started(machine, result.plan)
+    return EndpointRun(result, path, listener, spec, endpoint)
+
+
+class EndpointRun(Run):
+    """Trials against one endpoint, each on fresh connections."""
+
+    def __init__(
+        self,
+        result: Result,
+        path: Path,
+        listener: Listener,
+        spec: EndpointSpec,
+        endpoint: Endpoint,
+    ) -> None:
+        super().__init__(result, path, listener)
+        self.spec, self.endpoint = spec, endpoint
+        self.variant = variant_of(endpoint)
+        self.offer: Offer | None = None
+        self.server_pid: int | None = None
+        self.searching: Slo | None = None
+        self.probes: dict[float, int] = {}
+
+    @property
+    def target(self) -> Target:
+        assert self.result.target is not None
+        return self.result.target
+
+    def prepare(self) -> None:
+        self.listener.phase("the client's own ceiling")
+        cpus = self.plan.driver_cpus
+        ceiling = check_client(cpus, say=self.listener.phase)
+        options = OfferOptions(
+            cpus=cpus,
+            senders=self.spec.senders or self._senders(ceiling.events_per_s),
+            timeout_s=parse_duration(self.spec.timeout),
+            drain_s=parse_duration(self.spec.drain),
+            key=endpoints.key_from(self.spec.key_variable),
+            headers=self.spec.headers,
+            verify=self.endpoint.verify,
+            proxy=self.spec.proxy,
+            schedule=Path(self.spec.schedule) if self.spec.schedule else None,
+            ceiling_events_per_s=ceiling.events_per_s,
+            engine_cpus=allowed_cpus(self.result.machine) if self.target.local else [],
+        )
+        if self.target.local:
+            self.server_pid = listener_pid(self.endpoint.address.port)
+        view = choose_view(self.endpoint, self.spec.metrics)
+        self.offer = Offer(self.target, self.endpoint, options, view)
+        self.offer.__enter__()
+        self.listener.phase("how prompts are sent, and what words cost there")
+        self.offer.discover(self.spec.prompts)
+
+    def _senders(self, events_per_s: float) -> int:
+        """Client processes for the tokens that the loads ask for, as far as CPUs go."""
+        rates = [
+            case.load.serving.arrivals.rate * case.load.output_tokens
+            for case in self.plan.cases
+            if case.load.serving and case.load.serving.arrivals and case.load.serving.arrivals.rate
+        ]
+        wanted = max(rates, default=0.0) / (_PREDICTED_SHARE * events_per_s)
+        return max(1, min(math.ceil(wanted), len(self.plan.driver_cpus)))
+
+    def close(self) -> None:
+        if self.offer is not None:
+            self.offer.__exit__(None, None, None)
+
+    def fill(self, trial: Trial, case: Case) -> None:
+        """Warm-up, then the window with conditions around it."""
+        offer = self._offer()
+        if self.searching is None:
+            trial.warmup, trial.warmup_stable = offer.warm_up(case.load, seed=self.spec.seed)
+        trial.stopped_early = self._measured(trial, case.load)
+
+    def _offer(self) -> Offer:
+        assert self.offer is not None
+        return self.offer
+
+    def _measured(self, trial: Trial, load: LoadPoint) -> str | None:
+        """One window, watched; what ended it early."""
+        offer, told, slo = self._offer(), "", self.searching
+
+        def stop(records: list[RequestRecord]) -> str | None:
+            now = time.monotonic_ns()
+            return early_verdict(records, slo, planned=load.requests, now_ns=now) if slo else None
+
+        def work() -> None:
+            nonlocal told
+            told = offer.measure(trial, load, seed=self.spec.seed, stop=stop if slo else None) or ""
+
+        def own_cpu_s() -> float | None:
+            if self.server_pid is None:
+                return None if self.target.local else tree_cpu_s([os.getpid()])
+            return tree_cpu_s([self.server_pid, os.getpid()])
+
+        machine = self.result.machine
+        observe(trial, machine, allowed_cpus(machine), work, own_cpu_s)
+        return told or None
+
+    def measure(self) -> None:
+        """Trials of the loads asked for; more until they are sure; then the capacity."""
+        super().measure()
+        if self.spec.until is not None:
+            metric, share = parse_until(self.spec.until)
+            while self._unsure(metric, share) and self.plan.repeats < _MOST_REPEATS:
+                self.plan.order += [(case.id, self.plan.repeats) for case in self.plan.cases]
+                self.plan.repeats += 1
+                super().measure()
+        if self.spec.searches and not self.result.capacities:
+            self.result.capacities.append(self._search())
+            self.save()
+
+    def _unsure(self, metric: str, share: float) -> bool:
+        """Whether the interval of `metric` is wider than `share` in some case."""
+        figures = [self.result.summary.get(str(c.id), {}).get(metric) for c in self.plan.cases]
+        return not narrow_enough([f for f in figures if f is not None], share)
+
+    def _search(self) -> Capacity:
+        """The highest rate that keeps the promise, each probe a case of its own."""
+        slo = self.searching = parse_slo(self.spec.slo or "")
+        ends = time.monotonic() + parse_duration(self.spec.budget)
+        unloaded, _ = self._offer().warm_up(next(self._points(1.0)), seed=self.spec.seed)
+        last = unloaded[-1]
+        begun = [rate for case in self.plan.cases if (rate := _rate(case)) is not None]
+        # an interrupted search goes on from where it began, so that its probes are found again
+        start = begun[0] if begun else NS_PER_S / max(1, last.token_ns[-1] - last.sent_ns)
+
+        def probe(rate: float, samples: int) -> ProbeOutcome:
+            return self._probe(rate, samples, slo)
+
+        return search(
+            probe,
+            slo,
+            start_rate=start,
+            lowest=start / _SEARCH_SPAN,
+            highest=start * _SEARCH_SPAN,
+            spent=lambda: time.monotonic() > ends,
+        )
+
+    def _points(self, rate: float, requests: int | None = None) -> Iterator[LoadPoint]:
+        """The load point of the spec's lengths at `rate`, to be ended by count."""
+        count = requests if requests is not None else self.spec.requests or 1
+        asked = structs.replace(self.spec, rate=[rate], requests=count, duration=None)
+        yield from itertools.islice(keys.points(asked, "open"), 1)
+
+    def _probe(self, rate: float, samples: int, slo: Slo) -> ProbeOutcome:
+        """One probe, a case of its own; one that an interrupted run made is taken as it is."""
+        earlier = [case for case in self.plan.cases if _rate(case) == rate]
+        number = self.probes.get(rate, 0)
+        self.probes[rate] = number + 1
+        if number < len(earlier):
+            case = earlier[number]
+        else:
+            load = next(self._points(rate, samples))
+            case = Case(id=len(self.plan.cases), variant=self.variant, load=load)
+            self.plan.cases.append(case)
+        trial = self._undisturbed(case, number, rate)
+        if trial.state == "failed":
+            raise ArmbenchError(f"the probe at {rate:g} requests/s failed: {trial.reason}")
+        if trial.invalid:
+            return ProbeOutcome(case=case.id, margins=[])
+        return ProbeOutcome.of(trial.records, slo, case=case.id, stopped_early=trial.stopped_early)
+
+    def _undisturbed(self, case: Case, number: int, rate: float) -> Trial:
+        """The probe of `case`; one that was disturbed is made again, a few times."""
+        done = [t for t in self.result.trials if t.case == case.id]
+        for attempt in range(_ATTEMPTS):
+            if attempt >= len(done):
+                again = f", again: {done[-1].invalid[0]}" if done else ""
+                self.listener.phase(
+                    f"probing {rate:g} requests/s with {case.load.requests} requests{again}"
+                )
+                order = (case.id, number * _ATTEMPTS + attempt)
+                self.plan.order.append(order)
+                done.append(self.trial(case, order[1], len(self.result.trials)))
+                self.result.trials.append(done[-1])
+                self.save()
+            if done[attempt].state == "failed" or not done[attempt].invalid:
+                return done[attempt]
+        return done[-1]
+
+
+def _rate(case: Case) -> float | None:
+    arrivals = case.load.serving.arrivals if case.load.serving else None
+    return arrivals.rate if arrivals else None
+
+
+def self_check(spec: EndpointSpec, say: Callable[[str], None]) -> ClientCeiling:
+    """What the client can take at most on this machine, measured against a null server."""
+    from harness.machine.detect import detect
+
+    machine = detect()
+    return check_client(client_cpus(spec, machine, local=True), say=say)

@@ -1,0 +1,200 @@
+"""Values of a trial whose requests go through the engine batch by batch, and of any trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from harness.metrics import served
+from harness.metrics.row import Subject, Value
+from harness.records.run import RequestRecord, Trial
+
+
+def ttfts(trial: Trial) -> list[float]:
+    """First token − due, seconds, one for each request."""
+    return [(r.token_ns[0] - r.due_ns) / 1e9 for r in served.succeeded(trial)]
+
+
+def ttfts_from_send(trial: Trial) -> list[float]:
+    """First token − sent, seconds, one for each request."""
+    return [(r.token_ns[0] - r.sent_ns) / 1e9 for r in served.succeeded(trial)]
+
+
+def latencies(trial: Trial) -> list[float]:
+    """Last token − due, seconds, one for each request."""
+    return [(r.token_ns[-1] - r.due_ns) / 1e9 for r in served.succeeded(trial)]
+
+
+def tpots(trial: Trial) -> list[float]:
+    """(last − first token) ÷ (tokens − 1), seconds; requests below two tokens have none."""
+    return [
+        (r.token_ns[-1] - r.token_ns[0]) / 1e9 / (len(r.token_ns) - 1)
+        for r in served.succeeded(trial)
+        if len(r.token_ns) > 1
+    ]
+
+
+def itls(trial: Trial) -> list[float]:
+    """Gaps between neighbouring output tokens, seconds, pooled over requests."""
+    return [
+        (b - a) / 1e9
+        for r in served.succeeded(trial)
+        for a, b in zip(r.token_ns, r.token_ns[1:], strict=False)
+    ]
+
+
+def _batches(trial: Trial) -> Iterable[list[RequestRecord]]:
+    """Records that went through the engine together; over HTTP that is not known."""
+    if served.is_served(trial):
+        return []
+    groups: dict[int, list[RequestRecord]] = {}
+    for record in served.succeeded(trial):
+        groups.setdefault(record.started_ns or record.sent_ns, []).append(record)
+    return groups.values()
+
+
+def prefill_rate(subject: Subject) -> float | None:
+    """Input tokens of all batches ÷ the time of their prefills, tok/s."""
+    tokens = seconds = 0.0
+    for batch in _batches(subject.trial):
+        start = batch[0].started_ns
+        if start is None:
+            return None
+        tokens += sum(r.input_tokens for r in batch)
+        seconds += (max(r.token_ns[0] for r in batch) - start) / 1e9
+    return tokens / seconds if seconds > 0 else None
+
+
+def decode_rate(subject: Subject) -> float | None:
+    """Output tokens after the first ÷ the time of the decodes, tok/s."""
+    tokens = seconds = 0.0
+    for batch in _batches(subject.trial):
+        tokens += sum(len(r.token_ns) - 1 for r in batch)
+        seconds += (max(r.token_ns[-1] for r in batch) - min(r.token_ns[0] for r in batch)) / 1e9
+    return tokens / seconds if tokens and seconds > 0 else None
+
+
+def output_rate(subject: Subject) -> float | None:
+    """Output tokens that came inside the window ÷ window, tok/s."""
+    trial = subject.trial
+    window = served.window_s(trial)
+    if window is None or trial.window_ns is None:
+        return None
+    start, end = trial.window_ns
+    if served.is_served(trial):  # half-open: the next window begins where this one ends
+        everything = [*trial.warmup, *trial.records]
+        return sum(start <= t < end for r in everything for t in r.token_ns) / window
+    produced = sum(start < t <= end for r in trial.records for t in r.token_ns)
+    return produced / window
+
+
+def total_rate(subject: Subject) -> float | None:
+    """Input and output tokens of the window ÷ window, tok/s."""
+    into, out = served.input_tok_per_s(subject.trial), output_rate(subject)
+    return None if into is None or out is None else into + out
+
+
+class Phase(NamedTuple):
+    """The work of one phase of a trial, all batches together, and the time it took."""
+
+    tokens: int
+    bytes: float
+    ops: float
+    seconds: float
+
+
+def prefill_work(subject: Subject) -> Phase | None:
+    """Weights read once for each batch, and forward operations; None without a footprint."""
+    if subject.bounds is None:
+        return None
+    cost = subject.bounds.footprint
+    tokens, read, ops, seconds = 0, 0.0, 0.0, 0.0
+    for batch in _batches(subject.trial):
+        start = batch[0].started_ns
+        if start is None:
+            return None
+        taken = sum(r.input_tokens for r in batch)
+        tokens += taken
+        read += cost.weight_bytes_per_step(taken)
+        ops += sum(cost.shape.prefill_flops(r.input_tokens) for r in batch)
+        seconds += (max(r.token_ns[0] for r in batch) - start) / 1e9
+    return Phase(tokens, read, ops, seconds) if tokens and seconds > 0 else None
+
+
+def decode_work(subject: Subject) -> Phase | None:
+    """Weights and keys and values read by every step, at the mean context of the decode."""
+    if subject.bounds is None:
+        return None
+    cost = subject.bounds.footprint
+    tokens, read, ops, seconds = 0, 0.0, 0.0, 0.0
+    for batch in _batches(subject.trial):
+        rows, steps = len(batch), max(len(r.token_ns) for r in batch) - 1
+        context = sum(r.input_tokens + len(r.token_ns) / 2 for r in batch) / rows
+        tokens += sum(len(r.token_ns) - 1 for r in batch)
+        read += steps * cost.step_bytes(context, rows)
+        ops += steps * cost.shape.decode_flops(context, batch=rows)
+        seconds += (max(r.token_ns[-1] for r in batch) - min(r.token_ns[0] for r in batch)) / 1e9
+    return Phase(tokens, read, ops, seconds) if tokens and seconds > 0 else None
+
+
+Work = Callable[[Subject], Phase | None]
+
+
+def bound(work: Work, *, reading: bool) -> Value:
+    """Tokens per second if the phase took no longer than its slower ceiling lets it.
+
+    Unknown without the ceiling that usually decides: reading in decode, arithmetic in prefill.
+    """
+
+    def value(subject: Subject) -> float | None:
+        done, limits = work(subject), subject.bounds
+        if done is None or limits is None:
+            return None
+        if (limits.read_bytes_per_s if reading else limits.ops_per_s) is None:
+            return None
+        least = limits.least_s(done.bytes, done.ops)
+        return done.tokens / least if least else None
+
+    return value
+
+
+def mbu(subject: Subject) -> float | None:
+    """Bytes per second of the decode ÷ read ceiling."""
+    done, limits = decode_work(subject), subject.bounds
+    if done is None or limits is None or limits.read_bytes_per_s is None:
+        return None
+    return done.bytes / done.seconds / limits.read_bytes_per_s
+
+
+def mfu(subject: Subject) -> float | None:
+    """Operations per second of the prefill ÷ compute ceiling."""
+    done, limits = prefill_work(subject), subject.bounds
+    if done is None or limits is None or limits.ops_per_s is None:
+        return None
+    return done.ops / done.seconds / limits.ops_per_s
+
+
+def intensity(work: Work) -> Value:
+    """Operations per byte of a phase."""
+
+    def value(subject: Subject) -> float | None:
+        done = work(subject)
+        return done.ops / done.bytes if done else None
+
+    return value
+
+
+def usage(field: str) -> Value:
+    """A count of the engine process."""
+
+    def value(subject: Subject) -> float | None:
+        usage = subject.trial.usage
+        return None if usage is None else float(getattr(usage, field))
+
+    return value
+
+
+def cpu_s(subject: Subject) -> float | None:
+    """CPU seconds of the engine process inside the window."""
+    usage = subject.trial.usage
+    return None if usage is None else usage.user_s + usage.system_s

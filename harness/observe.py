@@ -1,0 +1,75 @@
+"""What happened on the machine while a trial went on, beside its own work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from harness.machine.conditions import read_conditions
+from harness.machine.during import During
+from harness.machine.judge import judge
+from harness.records.machine import Machine
+from harness.records.run import Trial
+
+
+def observe(
+    trial: Trial,
+    machine: Machine,
+    cpus: Sequence[int],
+    work: Callable[[], None],
+    own_cpu_s: Callable[[], float | None],
+) -> None:
+    """Do `work` between two readings of the conditions of `cpus`, and judge what disturbed it.
+
+    `own_cpu_s` is asked before and after: the CPU seconds of all processes that belong to the
+    trial. None: nobody can tell them from a competitor's, and competitors go unjudged.
+    """
+    trial.before = read_conditions(cpus=cpus)
+    start, before = time.monotonic(), own_cpu_s()
+    with During() as during:
+        work()
+    seconds = time.monotonic() - start
+    trial.after = read_conditions(cpus=cpus)
+    after = own_cpu_s()
+    trial.during = during.readings
+    trial.findings = judge(
+        trial.before,
+        trial.after,
+        own_cpu_s=None if before is None or after is None else after - before,
+        seconds=seconds,
+        cpus=machine.topology.cpus,
+        during=during.readings,
+    )
+
+
+def tree_cpu_s(pids: Sequence[int]) -> float | None:
+    """CPU seconds of processes and all below them so far; None where one of `pids` is gone."""
+    import psutil
+
+    total = 0.0
+    try:
+        roots = [psutil.Process(pid) for pid in pids]
+    except psutil.Error:
+        return None
+    every = {p.pid: p for root in roots for p in (root, *root.children(recursive=True))}
+    for process in every.values():
+        try:
+            used = process.cpu_times()
+        except psutil.Error:
+            continue  # ended between listing and reading
+        total += used.user + used.system
+    return total
+
+
+def listener_pid(port: int) -> int | None:
+    """The process of this machine that listens on TCP `port`; None where that can't be seen."""
+    import psutil
+
+    try:
+        found = psutil.net_connections(kind="tcp")
+    except psutil.Error:
+        return None
+    listening = psutil.CONN_LISTEN
+    return next(
+        (c.pid for c in found if c.status == listening and c.laddr.port == port and c.pid), None
+    )

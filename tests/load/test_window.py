@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.load.window import (
+    counted,
+    drain_s,
+    narrow_enough,
+    peak_concurrency,
+    sent_arrivals,
+    short_gap_share,
+    steady,
+    tokens_inside,
+)
+from harness.records.run import Estimate, RequestRecord
+from tests.load.records import ns, request
+
+WINDOW = (ns(2), ns(4))  # from 1 s to 3 s of the clock of `request`
+
+
+def test_a_request_counts_by_when_it_was_due_whenever_it_ends() -> None:
+    records = [request(n, due=due, first=9.0) for n, due in enumerate((0.99, 1.0, 2.99, 3.0))]
+    assert [r.id for r in counted(records, WINDOW)] == [1, 2]
+
+
+def test_tokens_count_where_they_came_also_those_that_straddle_an_edge() -> None:
+    straddling = request(due=0.5, first=0.3, gaps=(0.1, 0.1, 0.1))  # 0.8, 0.9, 1.0, 1.1
+    late = request(due=2.95, first=0.0, gaps=(0.04, 0.01, 0.5))  # 2.95, 2.99, 3.0, 3.5
+    cut_off = request(due=2.0, first=0.1, gaps=(), finish="cancelled")
+    assert tokens_inside([straddling, late, cut_off], WINDOW) == 2 + 2 + 1
+
+
+def test_the_drain_lasts_until_the_last_request_that_counts_ended() -> None:
+    records = [request(due=2.5, first=3.0, gaps=()), request(due=3.5, first=90.0)]
+    assert drain_s(records, WINDOW) == pytest.approx(2.5)
+    assert drain_s([], WINDOW) == 0.0
+    assert drain_s([request(due=2.0, finish="unfinished")], WINDOW) is None
+
+
+# Concurrency
+
+
+def brute_force(records: list[RequestRecord]) -> int:
+    def busy(at: int) -> int:
+        return sum(r.sent_ns <= at < r.token_ns[-1] for r in records)
+
+    return max((busy(r.sent_ns) for r in records), default=0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=40))
+def test_peak_concurrency_is_that_of_counting_at_every_arrival(
+    spans: list[tuple[int, int]],
+) -> None:
+    records = [request(due=a / 10, first=b / 10, gaps=()) for a, b in spans]
+    assert peak_concurrency(records) == brute_force(records)
+
+
+def test_one_that_ends_as_another_begins_is_not_beside_it() -> None:
+    relay = [request(due=float(n), first=1.0, gaps=()) for n in range(5)]
+    assert peak_concurrency(relay) == 1
+
+
+def test_requests_without_an_end_stay_and_those_never_sent_never_were() -> None:
+    stuck = request(due=0.0, tokens=False, finish="unfinished")
+    later = request(due=100.0)
+    refused = request(due=100.0, tokens=False, error="refused", finish="error")
+    unsent = request(due=100.0, finish="cancelled", tokens=False)
+    unsent.sent_ns = 0
+    assert peak_concurrency([stuck, later, refused, unsent]) == 2
+
+
+# Steadiness
+
+
+def run(ttft: list[float], gap: float = 0.01, noise: float = 0.2) -> list[RequestRecord]:
+    rng = random.Random(1)
+    return [
+        request(n, due=n / 10, first=value * rng.uniform(1 - noise, 1 + noise), gaps=(gap,) * 4)
+        for n, value in enumerate(ttft)
+    ]
+
+
+def test_a_run_that_is_steady_from_the_start_keeps_all_its_requests() -> None:
+    for noise in (0.0, 0.2, 0.6):
+        found = steady(run([0.1] * 300, noise=noise))
+        assert (found.left_out, found.stable, found.start_ns) == (0, True, ns(1))
+
+
+def test_slow_first_requests_are_left_out() -> None:
+    found = steady(run([0.5] * 45 + [0.1] * 255))
+    assert found.stable
+    assert found.left_out == 60  # to the end of the block in which it settled
+    assert found.start_ns == ns(1 + 6.0)
+
+
+def test_a_run_still_filling_up_at_first_is_cut_as_well() -> None:
+    assert steady(run([0.02] * 30 + [0.1] * 270)).left_out == 30
+
+
+def test_a_decode_that_settles_late_counts_as_warm_up_too() -> None:
+    records = run([0.1] * 300)
+    for one in records[:50]:
+        first = one.token_ns[0]
+        one.token_ns = [first + n * ns(0.05) for n in range(5)]
+    assert steady(records).left_out == 60
+
+
+def test_a_latency_that_never_stops_rising_is_no_steady_state() -> None:
+    found = steady(run([0.1 + n / 100 for n in range(300)]))
+    assert found.stable is False
+    assert found.left_out == 0
+    assert "TTFT kept rising: from" in (found.reason or "")
+
+
+def test_too_few_requests_cannot_tell() -> None:
+    found = steady(run([0.1] * 49))
+    assert found.stable is None
+    assert "49 requests succeeded, 50 are needed" in (found.reason or "")
+    assert steady([]).stable is None
+
+
+# Gaps and arrivals
+
+
+def test_tokens_that_were_read_together_show() -> None:
+    assert short_gap_share([request(gaps=(0.00005, 0.02, 0.00001, 0.02))]) == 0.5
+    assert short_gap_share([request(gaps=())]) is None
+
+
+def test_what_was_sent_stands_beside_what_was_due() -> None:
+    on_time = [request(n, due=1 + n / 100) for n in range(200)]
+    told = sent_arrivals(on_time, WINDOW)
+    assert (told.intended_rate, told.offered_rate, told.share) == (100, 100, 1)
+    assert told.gap_cv == pytest.approx(0, abs=1e-6)
+    late = [request(n, due=1 + n / 100, lag=0.5) for n in range(200)]
+    assert sent_arrivals(late, WINDOW).share == pytest.approx(0.75)
+    for one in on_time[::2]:
+        one.sent_ns = 0
+    assert sent_arrivals(on_time, WINDOW).share == 0.5
+    assert sent_arrivals([], WINDOW).share is None
+
+
+# Precision
+
+
+def estimate(value: float, half: float | None, n: int = 5) -> Estimate:
+    ends = (None, None) if half is None else (value - half, value + half)
+    return Estimate(value=value, low=ends[0], high=ends[1], n=n, unit="s", method="")
+
+
+def test_an_interval_is_narrow_by_its_half_width() -> None:
+    assert narrow_enough([estimate(100, 2.9)], 0.03)
+    assert not narrow_enough([estimate(100, 3.1)], 0.03)
+    assert not narrow_enough([estimate(100, 1), estimate(1, 1)], 0.03)
+
+
+def test_two_repeats_or_no_interval_are_never_enough() -> None:
+    assert not narrow_enough([estimate(100, 0.0, n=2)], 0.03)
+    assert not narrow_enough([estimate(100, None)], 0.03)
+    assert not narrow_enough([], 0.03)
+    assert narrow_enough([estimate(0.0, 0.0)], 0.03)
+    assert not narrow_enough([estimate(0.0, math.inf)], 0.03)
