@@ -1,0 +1,217 @@
+"""Whatever a file holds, it becomes results or one clear error; nothing is read without bound."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness import interchange, store
+from harness.errors import ArmbenchError
+from harness.interchange import Told, foreign
+
+from . import made
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["NaN", "inf", "1e400", "-1", "0", "\x1b[2J", "=1+1", "../../etc/passwd"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+SETTINGS = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+DOCUMENTS: dict[str, Any] = {
+    "llama": made.llama_row(),
+    "vllm": made.vllm_run(requests=3),
+    "vllm summary": made.vllm_run(requests=3, detailed=False),
+    "guidellm": made.guidellm_report(requests=3),
+    "guidellm summary": made.guidellm_report(requests=3, keep=0),
+    "aiperf": made.aiperf_summary(),
+    "aiperf record": made.aiperf_record(1),
+}
+
+
+def places_in(value: Any, path: tuple = ()) -> list[tuple]:
+    """Where something could be replaced."""
+    found = [path] if path else []
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            found += places_in(inner, (*path, key))
+    elif isinstance(value, list):
+        for key, inner in enumerate(value[:2]):
+            found += places_in(inner, (*path, key))
+    return found
+
+
+def replaced(value: Any, path: tuple, by: Any) -> Any:
+    changed = copy.deepcopy(value)
+    at = changed
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = by
+    return changed
+
+
+def read_or_refuse(path: Path, tmp_path: Path, **more: Any) -> None:
+    """Results that can be stored and written in every format, or an ArmbenchError."""
+    try:
+        found = interchange.read([path], told=Told(model="m"), **more)
+    except ArmbenchError as error:
+        assert error.message
+        return
+    for result in found:
+        store.save(result, tmp_path / "r.json")
+        assert store.load(tmp_path / "r.json").plan == result.plan
+        for form in interchange.WRITABLE:
+            interchange.write(result, form)
+
+
+@SETTINGS
+@given(data=st.data(), name=st.sampled_from(sorted(DOCUMENTS)))
+def test_a_changed_value_anywhere_is_read_or_refused(
+    tmp_path: Path, data: st.DataObject, name: str
+) -> None:
+    document = DOCUMENTS[name]
+    where = data.draw(st.sampled_from(places_in(document)))
+    changed = replaced(document, where, data.draw(JSON))
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps(changed))
+    read_or_refuse(path, tmp_path)
+
+
+@SETTINGS
+@given(body=st.binary(max_size=300) | JSON.map(lambda v: json.dumps(v).encode()))
+def test_any_file_is_read_or_refused(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / "f").write_bytes(body)
+    read_or_refuse(tmp_path / "f", tmp_path)
+
+
+@SETTINGS
+@given(data=st.data(), form=st.sampled_from(["ampere", "llama-bench-csv", "llama-bench-sql"]))
+def test_a_changed_text_is_read_or_refused(tmp_path: Path, data: st.DataObject, form: str) -> None:
+    ours = interchange.read([made.put(tmp_path, "b.jsonl", made.lines([made.llama_row()]))])[0]
+    texts = {
+        "ampere": made.AMPERE,
+        "llama-bench-sql": interchange.write(ours, "llama-bench-sql").text,
+        "llama-bench-csv": "n_prompt,n_gen,model_filename,avg_ns\n512,0,m.gguf,100\n",
+    }
+    text = texts[form]
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 40)))
+    path = tmp_path / "f"
+    path.write_text(text[:start] + data.draw(st.text(max_size=20)) + text[end:])
+    read_or_refuse(path, tmp_path, form=form)
+
+
+@SETTINGS
+@given(data=st.data())
+def test_any_machine_beside_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    row = made.put(tmp_path, "b.jsonl", made.lines([made.llama_row()]))
+    names = ("CPU(s)", "Thread(s) per core", "Socket(s)", "Model name", "L2 cache", "Flags")
+    more = ("NUMA node0 CPU(s)", "NUMA node1 CPU(s)", "Architecture", "CPU max MHz", "Stepping")
+    words = st.sampled_from(
+        ["8", "2", "0", "aarch64", "0-3", "0-3,4", "9" * 20, "1 MiB (0 instances)"]
+    )
+    told = {n: data.draw(words | st.text(max_size=12)) for n in (*names, *more)}
+    lscpu = {"lscpu": [{"field": f"{k}:", "data": v} for k, v in told.items()]}
+    dmi = [
+        {
+            "type": data.draw(st.integers(0, 17)),
+            "props": data.draw(st.dictionaries(st.text(max_size=9), JSON, max_size=3)),
+        }
+    ]
+    beside = [made.put(tmp_path, "l.json", lscpu), made.put(tmp_path, "d.json", dmi)]
+    try:
+        interchange.read([row], beside_paths=beside)
+    except ArmbenchError as error:
+        assert error.message
+
+
+def test_a_deep_file_is_refused(tmp_path: Path) -> None:
+    path = made.put(tmp_path, "f", "[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ArmbenchError, match="nested too deeply"):
+        interchange.read([path])
+
+
+def test_a_large_file_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "MAX_BYTES", 1 << 20)
+    path = made.put(tmp_path, "f", "[" + " " * (1 << 20) + "]")
+    with pytest.raises(ArmbenchError, match="larger than 1 MiB"):
+        interchange.read([path])
+
+
+def test_a_link_a_folder_and_a_pipe_are_no_files(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
+        with pytest.raises(ArmbenchError, match="not a file"):
+            interchange.read([path])
+
+
+def test_an_extra_is_kept_within_bounds() -> None:
+    deep: Any = "x"
+    for _ in range(50):
+        deep = {"k": deep}
+    kept = foreign.kept({"deep": deep, "long": "x" * 10_000, "many": list(range(10_000))})
+    assert len(json.dumps(kept)) < 20_000
+    secrets = {"api_key": "a", "X-Api-Key": "a", "authorization": "a", "hf_token": "a"}
+    assert foreign.kept({"c": secrets, "time_to_first_token": 1}) == {
+        "c": {},
+        "time_to_first_token": 1,
+    }
+    assert foreign.kept(["Bearer abc", "sk-abcdefghijk", "https://10.0.0.1/x", "plain"]) == [
+        *[None] * 3,
+        "plain",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"schema": 1, "armbench": "0", "plan": {}}, "armbench already"),
+        ({"machine_info": {}, "commit_info": {}, "benchmarks": []}, "written but not read"),
+        ({"context": {}, "benchmarks": []}, "written but not read"),
+        ({"a": 1}, "no format that is read"),
+        ([], "no format that is read"),
+    ],
+)
+def test_a_file_of_no_known_tool_is_named(tmp_path: Path, value: Any, said: str) -> None:
+    with pytest.raises(ArmbenchError, match=said):
+        interchange.read([made.put(tmp_path, "f.json", value)])
+
+
+def test_files_of_two_tools_are_not_mixed(tmp_path: Path) -> None:
+    paths = [
+        made.put(tmp_path, "a.json", made.vllm_run()),
+        made.put(tmp_path, "b.json", made.aiperf_summary()),
+    ]
+    with pytest.raises(ArmbenchError, match="different tools"):
+        interchange.read(paths)
+    with pytest.raises(ArmbenchError, match="unknown format"):
+        interchange.read(paths, form="vlm")
+    with pytest.raises(ArmbenchError, match="no file"):
+        interchange.read([])
+
+
+def test_importing_the_same_file_again_replaces_its_result(tmp_path: Path) -> None:
+    path = made.put(tmp_path, "b.jsonl", made.lines([made.llama_row()]))
+    first = interchange.save(interchange.read([path]), tmp_path / "results")
+    again = interchange.save(interchange.read([path]), tmp_path / "results")
+    assert first == again
+    other = made.put(tmp_path, "c.jsonl", made.lines([made.llama_row(samples_ns=[10**8])]))
+    assert interchange.save(interchange.read([other]), tmp_path / "results") != first
