@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from msgspec import structs
@@ -28,12 +29,13 @@ from harness.load import endpoint as endpoints
 from harness.load import keys
 from harness.load.capacity import ProbeOutcome, early_verdict, search
 from harness.load.endpoint import Endpoint
-from harness.load.offer import Offer, OfferOptions
+from harness.load.offer import Offer, OfferOptions, View
 from harness.load.selfcheck import ClientCeiling, check_client
 from harness.load.slo import parse_slo
 from harness.load.view import choose_view
 from harness.load.window import narrow_enough
 from harness.machine.detect import machine_slug
+from harness.machine.proof import Watch, warnings
 from harness.observe import listener_pid, observe, tree_cpu_s
 from harness.plan import interleaved
 from harness.records.load import Capacity, Slo, Target
@@ -47,6 +49,7 @@ from harness.records.run import (
     RequestRecord,
     Result,
     Trial,
+    Variant,
 )
 from harness.runner import Listener, Run
 from harness.units import NS_PER_S, parse_duration
@@ -63,6 +66,15 @@ def begin_run(
     """A new run, its result file not yet written. Raises ArmbenchError where it can't be run."""
     endpoint, target = contact(spec)
     variant = variant_of(endpoint)
+    result, path = new_result(spec, machine, results, target, variant)
+    listener.started(machine, result.plan)
+    return EndpointRun(result, path, listener, spec, endpoint, variant)
+
+
+def new_result(
+    spec: EndpointSpec, machine: Machine, results: Path, target: Target, variant: Variant
+) -> tuple[Result, Path]:
+    """An empty result for `target`, and where it goes."""
     cases = [Case(id=i, variant=variant, load=load) for i, load in enumerate(loads(spec))]
     cpus = client_cpus(spec, machine, local=target.local)
     plan = Plan(
@@ -99,8 +111,7 @@ def begin_run(
         price_reason=reason,
         target=target,
     )
-    listener.started(machine, plan)
-    return EndpointRun(result, path, listener, spec, endpoint)
+    return result, path
 
 
 def resume_run(spec: EndpointSpec, path: Path, machine: Machine, listener: Listener) -> EndpointRun:
@@ -121,7 +132,7 @@ def resume_run(spec: EndpointSpec, path: Path, machine: Machine, listener: Liste
             hint="give the flags it was begun with, or start a new run",
         )
     listener.started(machine, result.plan)
-    return EndpointRun(result, path, listener, spec, endpoint)
+    return EndpointRun(result, path, listener, spec, endpoint, variant_of(endpoint))
 
 
 class EndpointRun(Run):
@@ -134,14 +145,17 @@ class EndpointRun(Run):
         listener: Listener,
         spec: EndpointSpec,
         endpoint: Endpoint,
+        variant: Variant,
     ) -> None:
         super().__init__(result, path, listener)
-        self.spec, self.endpoint = spec, endpoint
-        self.variant = variant_of(endpoint)
+        self.spec, self.endpoint, self.variant = spec, endpoint, variant
         self.offer: Offer | None = None
-        self.server_pid: int | None = None
+        self.options: OfferOptions | None = None
+        self.own_pids: list[int] = []  # processes of the server, where they are seen
+        self.engine: tuple[int, list[int]] | None = None  # the one that computes, and its CPUs
         self.searching: Slo | None = None
         self.probes: dict[float, int] = {}
+        self.open = ExitStack()
 
     @property
     def target(self) -> Target:
@@ -149,10 +163,11 @@ class EndpointRun(Run):
         return self.result.target
 
     def prepare(self) -> None:
+        """Measure the client's own ceiling, then settle how requests are sent."""
         self.listener.phase("the client's own ceiling")
         cpus = self.plan.driver_cpus
         ceiling = check_client(cpus, say=self.listener.phase)
-        options = OfferOptions(
+        self.options = OfferOptions(
             cpus=cpus,
             senders=self.spec.senders or self._senders(ceiling.events_per_s),
             timeout_s=parse_duration(self.spec.timeout),
@@ -165,13 +180,36 @@ class EndpointRun(Run):
             ceiling_events_per_s=ceiling.events_per_s,
             engine_cpus=allowed_cpus(self.result.machine) if self.target.local else [],
         )
+        self.reach()
+
+    def reach(self) -> None:
+        """Connect to the server that is there already."""
         if self.target.local:
-            self.server_pid = listener_pid(self.endpoint.address.port)
+            pid = listener_pid(self.endpoint.address.port)
+            self.own_pids = [pid] if pid is not None else []
+            told = self.endpoint.health()
+            if isinstance(told.get("engine_pid"), int) and isinstance(told.get("cpus"), list):
+                self.engine = (told["engine_pid"], told["cpus"])
         view = choose_view(self.endpoint, self.spec.metrics)
-        self.offer = Offer(self.target, self.endpoint, options, view)
-        self.offer.__enter__()
-        self.listener.phase("how prompts are sent, and what words cost there")
-        self.offer.discover(self.spec.prompts)
+        self.open.enter_context(self.connected(self.endpoint, self.target, view))
+
+    @contextmanager
+    def connected(self, endpoint: Endpoint, target: Target, view: View) -> Iterator[None]:
+        """Client processes for `target`, which know how requests are sent there."""
+        assert self.options is not None
+        with Offer(target, endpoint, self.options, view) as offer:
+            self.listener.phase("how prompts are sent, and what words cost there")
+            offer.discover(self.spec.prompts)
+            self.offer = offer
+            try:
+                yield
+            finally:
+                self.offer = None
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """A server for one trial, or for one search; this one is there all the time."""
+        yield
 
     def _senders(self, events_per_s: float) -> int:
         """Client processes for the tokens that the loads ask for, as far as CPUs go."""
@@ -184,15 +222,15 @@ class EndpointRun(Run):
         return max(1, min(math.ceil(wanted), len(self.plan.driver_cpus)))
 
     def close(self) -> None:
-        if self.offer is not None:
-            self.offer.__exit__(None, None, None)
+        self.open.close()
 
     def fill(self, trial: Trial, case: Case) -> None:
         """Warm-up, then the window with conditions around it."""
-        offer = self._offer()
-        if self.searching is None:
-            trial.warmup, trial.warmup_stable = offer.warm_up(case.load, seed=self.spec.seed)
-        trial.stopped_early = self._measured(trial, case.load)
+        with self.serving():
+            if self.searching is None:
+                warm = self._offer().warm_up(case.load, seed=self.spec.seed)
+                trial.warmup, trial.warmup_stable = warm
+            trial.stopped_early = self._measured(trial, case.load)
 
     def _offer(self) -> Offer:
         assert self.offer is not None
@@ -211,12 +249,19 @@ class EndpointRun(Run):
             told = offer.measure(trial, load, seed=self.spec.seed, stop=stop if slo else None) or ""
 
         def own_cpu_s() -> float | None:
-            if self.server_pid is None:
-                return None if self.target.local else tree_cpu_s([os.getpid()])
-            return tree_cpu_s([self.server_pid, os.getpid()])
+            if self.target.local and not self.own_pids:
+                return None
+            return tree_cpu_s([*self.own_pids, os.getpid()])
 
         machine = self.result.machine
-        observe(trial, machine, allowed_cpus(machine), work, own_cpu_s)
+        if self.engine is None:
+            observe(trial, machine, allowed_cpus(machine), work, own_cpu_s)
+        else:
+            pid, cpus = self.engine
+            with Watch(pid, cpus, self.plan.driver_cpus) as watch:
+                observe(trial, machine, cpus, work, own_cpu_s)
+            trial.placement = watch.proof()
+            trial.findings += warnings(trial.placement)
         return told or None
 
     def measure(self) -> None:
@@ -229,7 +274,8 @@ class EndpointRun(Run):
                 self.plan.repeats += 1
                 super().measure()
         if self.spec.searches and not self.result.capacities:
-            self.result.capacities.append(self._search())
+            with self.serving():
+                self.result.capacities.append(self._search())
             self.save()
 
     def _unsure(self, metric: str, share: float) -> bool:

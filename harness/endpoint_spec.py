@@ -54,6 +54,12 @@ class EndpointSpec(LoadKeys, kw_only=True, forbid_unknown_fields=True):
     name: str = "load"
     instance: str | None = None
     price: str | None = None
+    server: str | None = None
+    binary: str | None = None
+    threads: int | None = None
+    placement: str = "compact"
+    slots: int | None = None
+    context: int = 4096
     headers: dict[str, str] = field(default_factory=dict)
     verify: bool = True
     ignore_eos: bool = True

@@ -45,6 +45,8 @@ class Spec(LoadKeys, kw_only=True, forbid_unknown_fields=True):
     batch: list[int] = field(default_factory=lambda: [4])
     slots: int | None = None
     chunk: int = 128
+    server: str | None = None
+    binary: str | None = None
     repeats: int = 3
     seed: int = 1
     placement: str = "compact"
@@ -282,7 +284,6 @@ def case_memory(case: Case, d: Dimensions) -> int:
     v, load = case.variant, case.load
     assert v.dtype is not None  # a plan names it
     if case.serve is not None:
-        slots, context = case.serve.slots, case.serve.context
-        return engines.module(v.engine).memory_bytes(d, v.dtype, slots, context, v.options)
+        return engines.serving_bytes(v.engine, d, v.dtype, case.serve, v.options)
     context = load.input_tokens + load.output_tokens
     return engines.module(v.engine).memory_bytes(d, v.dtype, load.batch, context, v.options)

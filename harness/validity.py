@@ -81,8 +81,8 @@ def invalid_reasons(trial: Trial, case: Case) -> list[str]:
     reasons = length_faults(trial, case)
     if case.load.serving is not None:
         reasons += served_faults(trial)
-    if case.load.serving is not None and case.serve is None:
-        pass  # an endpoint's threads: nothing was asked of them
+    if trial.placement is None and case.load.serving is not None and case.serve is None:
+        pass  # an endpoint's threads, which cannot be seen from here
     elif trial.placement is None or not trial.placement.threads:
         reasons.append("no thread of the engine was seen: its placement is not proved")
     else:

@@ -84,6 +84,7 @@ LAYERS = {
     "engine_run": 4,
     "endpoint_run": 4,
     "endpoint_spec": 4,
+    "managed_run": 4,
     "begin": 4,
     "reports": 5,
     "interchange": 5,

@@ -37,10 +37,16 @@ TARGET_FLAGS: dict[str, str] = {
     "seed": "seed of arrivals, lengths and prompts",
     "schedule": "replay a schedule written by --save-schedule",
     "name": "name of the result's plan",
+    "server": "start this server by its recipe in configs/servers, such as llama-server",
+    "binary": "the program of --server, where it is not on PATH",
+    "threads": "compute threads of --server (default: one per physical core of a NUMA node)",
+    "placement": "where its threads go: compact, spread, numa, CPUs such as 0-15, or a file",
+    "slots": "requests that --server works on at once (default: the highest concurrency, or 8)",
+    "context": "tokens of one request of --server, input and output (default: 4096)",
     "instance": "the cloud instance that serves, such as aws/c8g.4xlarge",
     "price": "what that whole instance costs, such as '0.638 USD/h'",
 }
-_WHOLE = ("senders", "repeats", "seed")
+_WHOLE = ("senders", "repeats", "seed", "threads", "slots", "context")
 
 
 def add(commands: Any) -> None:
@@ -114,8 +120,8 @@ def _load(arguments: argparse.Namespace) -> Exit:
         endpoint_spec.save_schedule(spec, Path(arguments.save_schedule))
         print(f"schedule: {arguments.save_schedule}", file=sys.stderr)
     if arguments.dry_run:
-        return _dry_run(spec, as_json=arguments.json)
-    return _execute(arguments, spec)
+        return dry_run(spec, as_json=arguments.json)
+    return execute(arguments, spec)
 
 
 def _self_check(spec: EndpointSpec, *, as_json: bool) -> Exit:
@@ -132,7 +138,8 @@ def _self_check(spec: EndpointSpec, *, as_json: bool) -> Exit:
     return Exit.FINE
 
 
-def _dry_run(spec: EndpointSpec, *, as_json: bool) -> Exit:
+def dry_run(spec: EndpointSpec, *, as_json: bool) -> Exit:
+    """Print the schedules; nothing is sent."""
     from harness import endpoint_spec
 
     schedules = endpoint_spec.schedules(spec)
@@ -146,8 +153,9 @@ def _dry_run(spec: EndpointSpec, *, as_json: bool) -> Exit:
     return Exit.FINE
 
 
-def _execute(arguments: argparse.Namespace, spec: EndpointSpec) -> Exit:
-    from harness import endpoint_run, runner, validity
+def execute(arguments: argparse.Namespace, spec: EndpointSpec) -> Exit:
+    """Run what `spec` asks, and print its tables."""
+    from harness import endpoint_run, managed_run, runner, validity
     from harness.reports.progress import ProgressListener
 
     with ProgressListener() as listener:
@@ -155,7 +163,8 @@ def _execute(arguments: argparse.Namespace, spec: EndpointSpec) -> Exit:
         if arguments.resume:
             run = endpoint_run.resume_run(spec, Path(arguments.resume), machine, listener)
         else:
-            run = endpoint_run.begin_run(spec, machine, results_folder(arguments), listener)
+            begin = managed_run.begin_managed if spec.server else endpoint_run.begin_run
+            run = begin(spec, machine, results_folder(arguments), listener)
         try:
             result = runner.execute(run)
         except KeyboardInterrupt:

@@ -33,6 +33,8 @@ PLAN_FLAGS: dict[str, str] = {
     **LOAD_FLAGS,
     "slots": "sequences that our server runs at once (default: the highest concurrency, or 8)",
     "chunk": "prompt tokens of one server step at most",
+    "server": "load a server of somebody else's by its recipe, such as llama-server",
+    "binary": "the program of --server, where it is not on PATH",
     "repeats": "trials of each case, each in a fresh process",
     "seed": "seed of prompts and order",
     "placement": "where threads go: compact, spread, numa, CPUs such as 0-15,32-47, or a file",
@@ -127,6 +129,14 @@ def _run(arguments: argparse.Namespace) -> Exit:
     spec = plan.read_spec(arguments.plan or "quick", overrides)
     spec.options = options_of(arguments.option, spec.options)
     plan.check(spec)
+    if spec.server is not None:
+        from harness.cli import load
+        from harness.managed_run import endpoint_spec_of
+
+        asked = endpoint_spec_of(spec)
+        if arguments.dry_run:
+            return load.dry_run(asked, as_json=arguments.json)
+        return load.execute(arguments, asked)
     if arguments.dry_run:
         return _dry_run(spec, as_json=arguments.json)
     return _execute(arguments, spec)

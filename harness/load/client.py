@@ -137,7 +137,13 @@ class Client:
             )
 
     def begin(self, *, digest_early: bool) -> None:
-        """Count anew. With `digest_early`, answers are read in idle moments of the window."""
+        """Count anew, and freeze garbage collection until `run` is over.
+
+        With `digest_early`, answers are read in idle moments of the window.
+        """
+        gc.collect()
+        gc.freeze()
+        gc.disable()
         self.reading.begin()
         self.loop_lags = Lags()
         self.dropped = []
@@ -155,9 +161,6 @@ class Client:
         self._drain_ns = drain_ns
         if self.hold is not None:
             self._held_ns = time.monotonic_ns()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
         try:
             while not agenda.finished:
                 self._send_due()

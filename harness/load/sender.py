@@ -68,6 +68,7 @@ class Sender:
         self.batches = []
         try:
             self.client.warm(order.connections)
+            self.client.begin(digest_early=order.tell_ns is not None)
         except ArmbenchError as error:
             return messages.Refused(error.message, error.hint)
         return messages.Ready()
@@ -81,7 +82,6 @@ class Sender:
         """Offer the load, then tell what came of it."""
         assert self.prepared is not None
         plan, client = self.prepared, self.client
-        client.begin(digest_early=plan.tell_ns is not None)
         self.seen, self._told_ns = [0, 0, 0], order.start_ns
         agenda = Agenda(
             self.jobs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harness import cost, metrics, validity
+from harness.load.recipes import in_our_words
 from harness.records.load import Capacity, ClientSeen, SloBound
 from harness.records.run import Case, Estimate, Result
 from harness.reports.sheet import (
@@ -94,7 +95,7 @@ def serving_sheet(result: Result, cases: list[Case]) -> Sheet:
         title=f"{result.model.name} served{where}, plan {result.plan.name}, {result.created[:10]}",
         columns=[column for column, _ in _COLUMNS],
         rows=rows,
-        notes=[*_NOTES, *_client_notes(result)],
+        notes=[*_NOTES, *_client_notes(result), *_metric_notes(result, cases)],
     )
 
 
@@ -126,6 +127,19 @@ def _client_notes(result: Result) -> list[str]:
     return ["client: " + ", ".join(parts)]
 
 
+def _metric_notes(result: Result, cases: list[Case]) -> list[str]:
+    """What a foreign server's metrics say of the last trial of each load, in our words."""
+    found = []
+    for case in cases:
+        trials = [t for t in result.trials if t.case == case.id and t.server is not None]
+        metrics = trials[-1].server.metrics if trials and trials[-1].server else {}
+        told = in_our_words(metrics)
+        if told is not None:
+            values = ", ".join(f"{name} {number(value)}" for name, value in told[1].items())
+            found.append(f"{load_text(case)}, by {told[0]}'s own metrics: {values}")
+    return found
+
+
 _TIME_COLUMNS: list[tuple[Column, Callable[[Figures], str]]] = [
     (
         Column(label="in queue ms", unit="p50/p99"),
@@ -154,7 +168,7 @@ _TIME_COLUMNS: list[tuple[Column, Callable[[Figures], str]]] = [
 
 def time_sheet(result: Result, cases: list[Case]) -> Sheet | None:
     """Where the time went, by the server's own account; None where no server gave one."""
-    told = {t.case for t in result.trials if t.server is not None and t.server.reason is None}
+    told = {t.case for t in result.trials if t.server is not None and t.server.steps is not None}
     chosen = [case for case in cases if case.id in told]
     if not chosen:
         return None
