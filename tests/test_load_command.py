@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -222,3 +223,39 @@ def test_our_own_engine_is_served_and_loaded_by_a_plan(qwen3: Path, tmp_path: Pa
         assert len(trial.records) == 10
     assert "closed ×2" in done.stdout
     assert validity.asked_repeats(result, result.plan.cases[0]) == 1
+
+
+def test_an_engine_killed_in_mid_run_fails_its_requests_and_loses_none(
+    qwen3: Path, tmp_path: Path
+) -> None:
+    options = {**FAST, "fault": "out-of-memory", "fault_step": 200}
+    with serving(service_for(qwen3, options=options, slots=4)) as running:
+        done = armbench(
+            *("load", "--target", running.url, "--results", str(tmp_path), *SHORT),
+            *("--rate", "40", "--requests", "60"),
+        )
+    assert done.returncode == Exit.INVALID, done.stderr
+    result = store.load(store.find("latest", tmp_path))
+    (trial,) = result.trials
+    everything = [*trial.warmup, *trial.records]
+    assert len(trial.records) == 60
+    assert any(r.error is None for r in everything)
+    assert any(r.error is not None for r in trial.records)
+    assert all(r.finish == "error" for r in trial.records if r.error is not None)
+
+
+def test_a_full_disk_is_said_and_the_file_of_before_stays_whole(
+    server: Running, tmp_path: Path
+) -> None:
+    # a limit on file sizes stands in for a full disk: writing fails in the same place
+    done = armbench(
+        *("load", "--target", server.url, "--results", str(tmp_path), *SHORT),
+        *("--concurrency", "4", "--requests", "400"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == Exit.USER, done.stderr
+    assert "cannot be written" in done.stderr
+    result = store.load(store.find("latest", tmp_path))
+    assert not result.finished
+    assert result.trials == []
+    assert not list(tmp_path.glob("**/*.draft"))
