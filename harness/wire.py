@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
-from harness.agreement.samples import Samples
+from harness.agreement.texts import Samples
 from harness.engines import EngineSpec
 from harness.records.load import ServeSetting
 from harness.records.run import Agreement, KernelPath, MemoryPolicy, RuntimeThreads, Usage

@@ -18,7 +18,7 @@ SERVE_FLAGS: dict[str, str] = {
     "threads": "compute threads (default: one per physical core of a NUMA node)",
     "placement": "where threads go: compact, spread, numa, CPUs such as 0-15, or a file",
     "name": "what requests call the model (default: its own name)",
-    "host": "address to listen on (default: 127.0.0.1)",
+    "host": "address to listen on (default: 127.0.0.1); there is no authentication",
     "port": "port to listen on (default: 8000; 0 takes any that is free)",
     "slots": "sequences at once (default: 8)",
     "context": "tokens of one sequence, input and output (default: the model's, at most 4096)",

@@ -36,12 +36,13 @@ _TINY: dict[str, Any] = {
 
 
 class Asked(msgspec.Struct, kw_only=True, frozen=True):
-    """A constant load on an endpoint, from one CPU."""
+    """A load on an endpoint, from one CPU: `rate` requests a second, or so many at once."""
 
     url: str
     model: str
     endpoint: str  # completions or chat
-    rate: float
+    rate: float | None
+    concurrency: int | None
     requests: int
     input_tokens: int
     output_tokens: int
@@ -59,6 +60,7 @@ class Seen(msgspec.Struct, kw_only=True, frozen=True):
     ttft_s: float
     tpot_s: float | None
     tokens: int
+    input_tokens: int | None = None
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -128,11 +130,15 @@ def _run(words: list[str], folder: Path, cpu: int, variables: dict[str, str]) ->
 
 def aiperf(command: Path, asked: Asked, folder: Path) -> Report:
     """What AIPerf says, from its export of single requests and its summary."""
+    load = (
+        ["--concurrency", str(asked.concurrency)]
+        if asked.rate is None
+        else ["--request-rate", str(asked.rate), "--request-rate-mode", "constant"]
+    )
     words = [
         *(str(command), "profile", "--model", asked.model, "--url", asked.url, "--streaming"),
         *("--endpoint-type", asked.endpoint, "--tokenizer", asked.tokenizer),
-        *("--request-rate", str(asked.rate), "--request-rate-mode", "constant"),
-        *("--request-count", str(asked.requests), "--isl", str(asked.input_tokens)),
+        *(*load, "--request-count", str(asked.requests), "--isl", str(asked.input_tokens)),
         *("--num-dataset-entries", str(asked.requests), "--osl", str(asked.output_tokens)),
         *("--extra-inputs", "ignore_eos:true", "--extra-inputs", "temperature:0"),
         *("--use-server-token-count", "--no-gpu-telemetry", "--no-server-metrics"),
@@ -153,6 +159,7 @@ def aiperf(command: Path, asked: Asked, folder: Path) -> Report:
                 ttft_s=metrics["time_to_first_token"]["value"] / 1e3,
                 tpot_s=gap["value"] / 1e3 if gap else None,
                 tokens=metrics["output_sequence_length"]["value"],
+                input_tokens=metrics.get("usage_prompt_tokens", {}).get("value"),
             )
         )
     summary = json.loads((folder / "profile_export_aiperf.json").read_text())
@@ -177,9 +184,13 @@ def guidellm(command: Path, asked: Asked, folder: Path) -> Report:
             "extras": {"body": {"temperature": 0}},
         }
     )
+    profile = (
+        f"kind=concurrent,streams={asked.concurrency}"
+        if asked.rate is None
+        else f"kind=constant,rate={asked.rate}"
+    )
     words = [
-        *(str(command), "run", "--backend", backend),
-        *("--profile", f"kind=constant,rate={asked.rate}"),
+        *(str(command), "run", "--backend", backend, "--profile", profile),
         *("--constraint", f"kind=max_requests,count={asked.requests}"),
         *("--tokenizer", f"kind=hf_auto,model={asked.tokenizer}"),
         *("--data", f"kind=synthetic_text,{data}"),
@@ -195,6 +206,7 @@ def guidellm(command: Path, asked: Asked, folder: Path) -> Report:
                 ttft_s=request["time_to_first_token_ms"] / 1e3,
                 tpot_s=_seconds(request["inter_token_latency_ms"]),
                 tokens=request["output_tokens"],
+                input_tokens=request["prompt_tokens"],
             )
             for request in requests["successful"]
         ],

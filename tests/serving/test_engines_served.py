@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.conftest import service_for, serving
+from tests.serving.conftest import CPUS, service_for, serving
 from tests.serving.talk import stream
 from tests.test_engines import spec_for
 
@@ -37,7 +37,7 @@ def test_a_request_gets_the_tokens_it_gets_alone_whatever_shares_its_steps(
     outputs = [numbers.randrange(1, 40) for _ in prompts]
     waits = [numbers.expovariate(40) for _ in prompts]
     service = service_for(qwen3, slots=4, context=256, chunk=16)
-    service.spec = spec_for(qwen3, engine, dtype, options)
+    service.spec = spec_for(qwen3, engine, dtype, options, CPUS[:1])
     with serving(service) as running:
 
         def one(index: int) -> list[int]:

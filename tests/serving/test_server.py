@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tokenizers import Tokenizer as Library
 
 from harness.errors import ArmbenchError
 from harness.records.load import ServerSeen
@@ -67,6 +68,18 @@ def test_a_stream_has_one_event_for_each_token_and_the_text_of_the_whole(
     assert text_of(tokens) == (message["message"]["content"] if path == CHAT else message["text"])
     assert [event["choices"][0]["finish_reason"] for event in tokens] == [None] * 39 + ["length"]
     assert usage["usage"] == whole["usage"]
+
+
+def test_a_stream_has_the_text_of_its_tokens_and_no_half_characters(
+    server: Running, tiny: Path
+) -> None:
+    library = Library.from_file(str(tiny / "tokenizer.json"))
+    hedgehogs = library.encode("🦔").ids
+    body = {"prompt": hedgehogs, "max_tokens": 300, "ignore_eos": True, "return_token_ids": True}
+    events = stream(server.url, COMPLETIONS, body)
+    ids = [token for event in events for token in event["choices"][0]["token_ids"]]
+    assert "" in [event["choices"][0]["text"] for event in events]  # some were held back
+    assert text_of(events) == library.decode(ids)
 
 
 def test_requests_that_share_steps_get_what_they_get_alone(server: Running) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,8 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.load.bodies import Bodies
+from harness.load.senders import Ran, Senders
+from harness.records.load import Planned, Target
 from tests.serving import truth
 from tests.serving.truth import TruthServer
+
+CLOCKS_NS = 100_000  # the kernel stamps by another clock, whose distance is itself measured
 
 pytestmark = pytest.mark.skipif(truth.compiler() is None, reason="no C compiler")
 
@@ -140,3 +147,56 @@ def test_a_stall_holds_up_every_stream(program: Path, tmp_path: Path) -> None:
         sent = server.stop()[0].sent_ns
     assert sent[5] - sent[4] >= 50_000_000
     assert min(b - a for a, b in itertools.pairwise(sent)) < 50_000_000
+
+
+def offered(server: TruthServer, requests: int, hold: tuple[float, float] | None = None) -> Ran:
+    target = Target(url=server.url, endpoint="completions", model="truth")
+    planned = [
+        Planned(id=n, due_ns=n * 5_000_000, input_tokens=8, output_tokens=1 + n % 9, seed=n)
+        for n in range(requests)
+    ]
+    with Senders(target, cpus=sorted(os.sched_getaffinity(0))[:1], hold=hold) as senders:
+        return senders.run(planned, Bodies(target))
+
+
+@pytest.mark.parametrize("hold", [None, (0.010, 0.020)], ids=["free", "held up"])
+def test_our_client_says_of_each_request_what_the_log_says(
+    server: TruthServer, hold: tuple[float, float] | None
+) -> None:
+    ran = offered(server, 60, hold)
+    log = {sent.key: sent for sent in server.stop()}
+    assert [record.id for record in ran.records] == list(range(60))
+    assert set(log) == {f"{ran.tag}-{record.id}" for record in ran.records}
+    late = []
+    for record in ran.records:
+        sent = log[f"{ran.tag}-{record.id}"]
+        assert (record.error, record.finish) == (None, "length")
+        assert len(record.token_ns) == len(sent.sent_ns) == 1 + record.id % 9
+        assert record.due_ns <= record.sent_ns <= sent.received_ns
+        late += [seen - true for seen, true in zip(record.token_ns, sent.sent_ns, strict=True)]
+    assert min(late) >= -CLOCKS_NS
+    assert statistics.median(late) < 5_000_000
+    assert ran.client.reads > 0
+
+
+def test_a_stall_of_the_server_is_in_our_records_and_in_nobody_elses(
+    program: Path, tmp_path: Path
+) -> None:
+    with faulty(program, tmp_path, stall_ms=100, stall_every=30) as server:
+        ran = offered(server, 20)
+        log = {sent.key: sent for sent in server.stop()}
+    for record in ran.records:
+        sent = log[f"{ran.tag}-{record.id}"]
+        ours = record.token_ns[-1] - record.sent_ns
+        assert ours >= sent.sent_ns[-1] - sent.start_ns - 2 * CLOCKS_NS
+
+
+def test_faults_of_the_server_are_faults_in_our_records(program: Path, tmp_path: Path) -> None:
+    with faulty(program, tmp_path, fault="reset", every=3) as server:
+        ran = offered(server, 30)
+        log = {sent.key: sent for sent in server.stop()}
+    assert len(ran.records) == 30
+    for record in ran.records:
+        sent = log[f"{ran.tag}-{record.id}"]
+        assert (record.finish == "error") == (sent.finish == "reset")
+        assert len(record.token_ns) == len(sent.sent_ns)
