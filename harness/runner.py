@@ -18,7 +18,6 @@ from harness.errors import ArmbenchError
 from harness.records.machine import Machine
 from harness.records.run import Case, Check, Plan, Result, Trial
 
-
 INTERRUPTED = "interrupted"
 
 

@@ -124,9 +124,10 @@ def _row(fields: Fields, told: Told) -> Row:
         for name, value in kept(fields.raw).items()
         if name not in llama_rows.TAKEN and not isinstance(value, list | dict)
     }
-    if not options.get("n_depth"):
+    depth = fields.count("n_depth", 1 << 31) or 0
+    if not depth:
         options.pop("n_depth", None)
-    trial = _trial(fields, prompt, output, int(options.get("n_depth") or 0))
+    trial = _trial(fields, prompt, output, depth)
     return Row(
         model=_model(fields, model_type, told),
         variant=Variant(
