@@ -1,0 +1,139 @@
+"""One trial of one side: its command in a process group of its own, and the result it wrote."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from msgspec import Struct
+
+from harness import store
+from harness.errors import ArmbenchError, Exit
+
+_TAIL_BYTES = 4000
+_GRACE_S = 5.0
+
+
+class Ran(Struct, frozen=True):
+    """A command that ended: its result file, how long it took, its exit code."""
+
+    file: Path
+    seconds: float
+    exit: int
+
+
+def run(
+    words: Sequence[str],
+    variables: dict[str, str],
+    results: Path,
+    *,
+    timeout_s: float | None = None,
+    cwd: Path | None = None,
+) -> Ran:
+    """Run a command that writes one result under `results`, in `cwd` or in an empty folder.
+
+    An exit code of 6 (the run is not valid) counts as ended: the result says what is wrong. Raises
+    ArmbenchError where the command can't start, fails, hangs, or writes no result.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="armbench-ab-") as home, _log() as log:
+        code = _wait(words, variables, cwd or Path(home), log, timeout_s)
+        seconds = time.monotonic() - start
+        tail = _tail(log)
+    shown = " ".join(words)[:200]
+    if code not in (Exit.FINE, Exit.INVALID):
+        told = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise ArmbenchError(f"{shown}: {told}: {tail[-800:]}", hint="mend it, then --resume")
+    file = newest(results)
+    if file is None:
+        raise ArmbenchError(
+            f"{shown} wrote no result below {results}",
+            hint="let it write where {results} or ARMBENCH_RESULTS says",
+        )
+    return Ran(file, seconds, code)
+
+
+@contextmanager
+def _log() -> Iterator[int]:
+    """A file for what the command says; a pipe that nobody reads would stop it."""
+    with tempfile.TemporaryFile() as file:
+        yield file.fileno()
+
+
+def _wait(
+    words: Sequence[str],
+    variables: dict[str, str],
+    cwd: Path,
+    log: int,
+    timeout_s: float | None,
+) -> int:
+    try:
+        process = subprocess.Popen(
+            list(words),
+            cwd=cwd,
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ArmbenchError(f"{words[0]} can't be started: {error.strerror}") from error
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        raise ArmbenchError(
+            f"{' '.join(words)[:200]} did not end within {timeout_s:.0f} s",
+            hint="give it more time, or a smaller plan",
+        ) from None
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the command and all that it started, politely first; nothing where it has ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+
+
+def _tail(log: int) -> str:
+    size = os.lseek(log, 0, os.SEEK_END)
+    os.lseek(log, max(0, size - _TAIL_BYTES), os.SEEK_SET)
+    return os.read(log, _TAIL_BYTES).decode(errors="replace").strip()
+
+
+def newest(results: Path) -> Path | None:
+    """The result file that was written last below `results`; None for none."""
+    found = [
+        p
+        for p in results.rglob("*.json")
+        if not p.name.startswith(".") and p.parent.name != store.CEILINGS
+    ]
+    return max(found, key=lambda p: p.stat().st_mtime_ns, default=None)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM as KeyboardInterrupt, so that checkouts are removed when a job is cancelled."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""Results side by side: samples, ratios with intervals, four verdicts, and what differs."""

@@ -1,0 +1,76 @@
+"""scripts/false-alarms: its processes run, and its table says what the blocks say."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from harness.comparing import rules as all_rules
+from harness.comparing.rules import Rules
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "false-alarms"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    loader = SourceFileLoader("false_alarms", str(SCRIPT))
+    spec = importlib.util.spec_from_loader("false_alarms", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def rules(script: ModuleType) -> Rules:
+    found = all_rules.read()
+    found.gate = [script.METRIC]
+    return found
+
+
+def simulated(count: int, slower: float, seed: int = 1) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+
+    def side(factor: float) -> list[float]:
+        return [0.05 * factor * rng.gauss(1, 0.02) for _ in range(2)]
+
+    return [
+        {"A": side(1.0), "B": side(1.0), "S": side(1 + slower), "slept_share": slower}
+        for _ in range(count)
+    ]
+
+
+def test_a_block_runs_each_side_twice_in_mirrored_order(script: ModuleType) -> None:
+    found = script.block(max(os.sched_getaffinity(0)), 0.001, random.Random(1))
+    assert found["order"] == found["order"][::-1]
+    assert sorted(found["order"]) == sorted("AABBSS")
+    assert all(len(found[side]) == 2 and min(found[side]) > 0 for side in "ABS")
+    assert found["slept_share"] > 0
+
+
+def test_the_table_counts_what_the_gate_said(
+    script: ModuleType, rules: Rules, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = simulated(200, 0.10)
+    assert script.report(blocks, 10, rules)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert lines[1].startswith("| A/A | margin 3% | 10 | 0 (0.0%) | 0 (0.0%) |")
+    assert lines[2].startswith("| 10 % slower | margin 3% | 10 | 10 (100.0%) |")
+
+
+def test_a_slowdown_that_is_missed_is_not_as_wanted(script: ModuleType, rules: Rules) -> None:
+    assert not script.report(simulated(60, 0.0), 5, rules)
+
+
+def test_comparisons_use_disjoint_blocks(script: ModuleType, rules: Rules) -> None:
+    blocks = simulated(30, 0.10)
+    used = [count for _, count in script.comparisons(blocks, "S", rules, 100)]
+    assert sum(used) <= 30
+    assert len(used) > 1

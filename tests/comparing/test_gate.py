@@ -1,0 +1,227 @@
+"""The gate: exit codes, what is refused, and files that hostile names can't break."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import gate
+from harness.comparing.rules import Rules, read
+from harness.comparing.samples import Runs
+from harness.errors import Exit
+from harness.records.comparison import GateOutcome, GateRow
+from harness.reports import comparison as sheets
+from harness.reports import gate_files
+from tests.comparing.builders import case_values, one, run_values, side
+
+FAST = [10.0, 10.05, 9.95, 10.0]
+NOISY = [8.0, 12.0, 9.0, 11.0]
+
+
+@pytest.fixture
+def rules() -> Rules:
+    return read()
+
+
+def times(factor: float, values: list[float] = FAST, metric: str = "decode_tok_per_s") -> Runs:
+    return one("new", {metric: [factor * x for x in values]})
+
+
+@pytest.mark.parametrize(
+    ("new", "code"),
+    [
+        (times(1.0), Exit.FINE),
+        (times(1.3), Exit.FINE),
+        (times(0.8), Exit.REGRESSION),
+        (times(0.8, NOISY), Exit.INCONCLUSIVE),
+        (times(0.8, FAST[:1]), Exit.INCONCLUSIVE),
+        (times(1.0, FAST, "prefill_tok_per_s"), Exit.INVALID),
+        (times(1.0, FAST, "window_s"), Exit.INVALID),
+        (one("new", {}), Exit.INVALID),
+        (side("new", run_values()), Exit.INVALID),
+        (one("new", {"decode_tok_per_s": FAST}, dtype="int8"), Exit.NOT_COMPARABLE),
+    ],
+)
+def test_the_exit_code_says_what_came_out(new: Runs, code: Exit, rules: Rules) -> None:
+    outcome = gate.gate(new, one("old", {"decode_tok_per_s": FAST}), rules)
+    assert outcome.exit == code, outcome.summary
+    assert outcome.summary
+
+
+def test_failing_metrics_are_named(rules: Rules) -> None:
+    outcome = gate.gate(times(0.8), one("old", {"decode_tok_per_s": FAST}), rules)
+    assert outcome.failing == ["torch float32 single_stream: decode_tok_per_s"]
+    assert "1 regressed" in outcome.summary
+
+
+def test_an_unfinished_result_never_passes(rules: Rules) -> None:
+    new = times(1.0)
+    new.runs[0].finished = False
+    assert gate.gate(new, one("old", {"decode_tok_per_s": FAST}), rules).exit == Exit.INVALID
+
+
+def test_an_invalid_case_never_passes_whatever_its_figures(rules: Rules) -> None:
+    for factor in (0.5, 1.0, 2.0):
+        new = times(factor)
+        new.runs[0].cases[0].valid = False
+        new.runs[0].cases[0].faults = ["steal of 20 %"]
+        outcome = gate.gate(new, one("old", {"decode_tok_per_s": FAST}), rules)
+        assert outcome.exit == Exit.INVALID
+        assert "steal" in outcome.rows[0].text
+
+
+def test_a_case_that_vanished_never_passes(rules: Rules) -> None:
+    columns = {"decode_tok_per_s": FAST}
+    old = side("old", run_values(*(case_values(columns, batch=n) for n in ("1", "4"))))
+    outcome = gate.gate(one("new", columns, batch="1"), old, rules)
+    assert outcome.exit == Exit.INVALID
+    back = gate.gate(old, one("new", columns, batch="1"), rules)
+    assert back.exit == Exit.FINE  # a case more than the baseline had is no fault
+
+
+def test_a_metric_that_vanished_never_passes(rules: Rules) -> None:
+    both = {"decode_tok_per_s": FAST, "prefill_tok_per_s": FAST}
+    less = {"decode_tok_per_s": FAST}
+    outcome = gate.gate(one("new", less), one("old", both), rules)
+    assert outcome.exit == Exit.INVALID
+    assert "does not" in next(r.text for r in outcome.rows if r.state == "invalid")
+    assert gate.gate(one("new", both), one("old", less), rules).exit == Exit.FINE
+
+
+def test_what_both_sides_do_not_tell_is_named_and_does_not_count(rules: Rules) -> None:
+    outcome = gate.gate(times(1.0), one("old", {"decode_tok_per_s": FAST}), rules)
+    assert any("told by neither side: prefill_tok_per_s" in note for note in outcome.notes)
+
+
+def test_another_machine_is_not_comparable_unless_allowed(rules: Rules) -> None:
+    new = times(1.0)
+    new.runs[0].facts = {"cpu.product": "EPYC"}
+    old = one("old", {"decode_tok_per_s": FAST})
+    outcome = gate.gate(new, old, rules)
+    assert outcome.exit == Exit.NOT_COMPARABLE
+    assert "cpu.product Graviton4 against EPYC" in outcome.summary
+    assert "--allow cpu.product" in outcome.summary
+    assert gate.gate(new, old, rules, allow=("cpu.product",)).exit == Exit.FINE
+    new.runs[0].facts = {}  # what is not known is not held against it
+    assert gate.gate(new, old, rules).exit == Exit.FINE
+
+
+def test_a_regression_is_one_whatever_stays_open_beside_it(rules: Rules) -> None:
+    old = one("old", {"decode_tok_per_s": FAST, "prefill_tok_per_s": NOISY})
+    slow = {"decode_tok_per_s": [0.7 * x for x in FAST], "prefill_tok_per_s": NOISY}
+    assert gate.gate(one("new", slow), old, rules).exit == Exit.REGRESSION
+
+
+def test_shares_that_may_be_zero_are_gated_by_difference(rules: Rules) -> None:
+    old = one("old", {"failed_share": [0.0, 0.0, 0.0]})
+    assert gate.gate(one("new", {"failed_share": [0.0, 0.0, 0.0]}), old, rules).exit == Exit.FINE
+    failing = one("new", {"failed_share": [0.04, 0.05, 0.06]})
+    assert gate.gate(failing, old, rules).exit == Exit.REGRESSION
+
+
+def test_many_gated_metrics_are_corrected_for_their_number(rules: Rules) -> None:
+    """A change that stands by itself is not enough among thirteen."""
+    near = {"decode_tok_per_s": [8.95, 8.75, 8.65, 8.85]}
+    quiet = {"decode_tok_per_s": [10.2, 10.0, 9.8, 10.0]}
+    rules.margin.separate = 0.1
+    single = [case_values(quiet)], [case_values(near)]
+    assert _gate(*single, rules).exit == Exit.REGRESSION
+    steady = [case_values({"decode_tok_per_s": NOISY}, batch=str(n)) for n in range(2, 14)]
+    many = [*single[0], *steady], [*single[1], *steady]
+    assert _gate(*many, rules).exit == Exit.INCONCLUSIVE
+    rules.correction = "none"
+    assert _gate(*many, rules).exit == Exit.REGRESSION
+
+
+def _gate(old: list[object], new: list[object], rules: Rules) -> GateOutcome:
+    a, b = side("old", run_values(*old)), side("new", run_values(*new, file="b.json"))
+    return gate.gate(b, a, rules)
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "a | b\n| c",
+    "`</code>` @everyone #1 [x](javascript:alert(1))",
+    "]]> <!-- & \" '",
+    "\x00\x1b[31m\ud800\uffff",
+    "![x](http://evil/?q=1)",
+]
+
+
+def outcome_of(name: str, text: str) -> GateOutcome:
+    rows = [
+        GateRow(case=name, metric=name, state="regressed", text=text),
+        GateRow(case=name, metric=name, state="inconclusive", text=text),
+        GateRow(case=name, metric=name, state="unchanged", text=text),
+    ]
+    return GateOutcome(exit=3, summary=text, rows=rows, failing=[name], notes=[text])
+
+
+@given(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=40)))
+def test_junit_is_well_formed_whatever_the_names_are(name: str) -> None:
+    body = gate_files.junit(outcome_of(name, name))
+    suite = ET.fromstring(body.encode("utf-8", "surrogatepass"))[0]
+    assert suite.attrib["tests"] == "3"
+    assert [child.tag for child in suite[0]] == ["failure", "system-out"]
+    assert len(suite.findall("testcase")) == 3
+
+
+@given(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=40)))
+def test_markdown_keeps_every_foreign_text_inside_a_code_span(name: str) -> None:
+    """Outside of code spans there is nothing but our own words and table rules."""
+    lines = gate_files.gate_markdown(outcome_of(name, name)).splitlines()
+    outside = [strip_code(line) for line in lines]
+    assert all("<" not in text and "@" not in text and "](" not in text for text in outside)
+    body = [line for line in lines if line.startswith("| ")]
+    assert len({unescaped_pipes(line) for line in body}) == 1
+
+
+def strip_code(line: str) -> str:
+    parts = line.split("`")
+    assert len(parts) % 2 == 1, line  # every span is closed on its own line
+    return "".join(parts[::2])
+
+
+def unescaped_pipes(line: str) -> int:
+    return line.replace("\\|", "").count("|")
+
+
+def test_counts_of_junit_fit_its_cases(rules: Rules) -> None:
+    old = one("old", {"decode_tok_per_s": FAST, "prefill_tok_per_s": NOISY})
+    slow = {"decode_tok_per_s": [0.7 * x for x in FAST], "prefill_tok_per_s": NOISY}
+    suite = ET.fromstring(gate_files.junit(gate.gate(one("new", slow), old, rules)).encode())[0]
+    counts = {name: suite.attrib[name] for name in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "2", "failures": "1", "errors": "0", "skipped": "1"}
+
+
+def test_an_outcome_without_rows_is_an_error_in_junit() -> None:
+    suite = ET.fromstring(gate_files.junit(gate.refused("another machine", [])).encode())[0]
+    assert (suite.attrib["tests"], suite.attrib["errors"]) == ("1", "1")
+
+
+def test_markdown_fits_into_a_comment(rules: Rules) -> None:
+    rows = [
+        GateRow(case=f"case {n}", metric="x", state="unchanged", text="y" * 200)
+        for n in range(2000)
+    ]
+    text = gate_files.gate_markdown(GateOutcome(exit=0, summary="passed", rows=rows))
+    assert len(text) < 65_536
+    assert "cut here" in text
+
+
+def test_the_sheet_puts_what_fails_first(rules: Rules) -> None:
+    old = one("old", {"decode_tok_per_s": FAST, "prefill_tok_per_s": FAST})
+    mixed = {"decode_tok_per_s": [0.7 * x for x in FAST], "prefill_tok_per_s": FAST}
+    outcome = gate.gate(one("new", mixed), old, rules)
+    sheet = sheets.gate_sheet(outcome)
+    assert [line[0] for line in sheet.rows] == ["regressed", "unchanged"]
+    assert all(len(line) == len(sheet.columns) for line in sheet.rows)
+    assert outcome.comparison is not None
+    for each in sheets.comparison_sheets(outcome.comparison):
+        assert all(len(line) == len(each.columns) for line in each.rows)
+    assert json.loads(gate_files.as_json(outcome))["exit"] == 3
+    assert "ratio" in gate_files.comparison_markdown(outcome.comparison)

@@ -1,0 +1,271 @@
+"""Runs over time: steps are found, noise is not, and the index only grows."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import baseline, changepoint, gate, history, steps, store
+from harness.comparing import margin, rules, values
+from harness.comparing.samples import Runs
+from harness.errors import ArmbenchError, Exit
+from harness.history import History
+from harness.records.comparison import Margin, RunValues
+from harness.records.run import Result
+from harness.reports.history import history_sheet
+from tests.comparing.builders import case_values, result, run_values
+
+MARGIN = Margin(value=0.05, source="test")
+
+
+def noise(n: int, seed: int, level: float = 100.0, spread: float = 0.01) -> list[float]:
+    rng = random.Random(seed)
+    return [level * math.exp(rng.gauss(0, spread)) for _ in range(n)]
+
+
+def test_a_step_is_found_where_it_is() -> None:
+    levels = [*noise(20, 1), *noise(15, 2, level=90.0)]
+    found = changepoint.changes(levels)
+    assert [c.at for c in found] == [20]
+    assert found[0].p <= 0.01
+
+
+def test_two_steps_are_found_and_an_outlier_is_none() -> None:
+    levels = [*noise(15, 1), *noise(15, 2, level=80.0), *noise(15, 3, level=95.0)]
+    levels[5], levels[22] = 10.0, 500.0
+    assert [c.at for c in changepoint.changes(levels)] == [15, 30]
+
+
+def test_noise_alone_has_a_step_at_most_once_in_50() -> None:
+    tries = 500
+    wrong = sum(bool(changepoint.changes(noise(25, 7 * n + 1), seed=n)) for n in range(tries))
+    assert wrong / tries <= 0.02
+
+
+@pytest.mark.parametrize("n", range(10))
+def test_below_ten_values_nothing_is_claimed(n: int) -> None:
+    levels = [1.0] * (n // 2) + [2.0] * (n - n // 2)
+    assert changepoint.changes(levels) == []
+
+
+@given(st.lists(st.floats(1, 100), min_size=0, max_size=30), st.floats(0.1, 10))
+def test_steps_do_not_depend_on_the_unit(levels: list[float], factor: float) -> None:
+    scaled = [x * factor for x in levels]
+    if len(set(scaled)) == len(set(levels)):
+        assert changepoint.changes(scaled) == changepoint.changes(levels)
+
+
+def test_a_constant_series_has_no_step() -> None:
+    assert changepoint.changes([3.0] * 50) == []
+
+
+def test_a_step_within_the_margin_is_unchanged() -> None:
+    levels = [*noise(20, 1, spread=0.001), *noise(20, 2, level=98.0, spread=0.001)]
+    at = [str(i) for i in range(40)]
+    assert [s.verdict for s in steps.steps(levels, at, "higher", MARGIN)] == ["unchanged"]
+    levels = [*noise(20, 1), *noise(20, 2, level=80.0)]
+    for direction, word in (("higher", "regressed"), ("lower", "improved"), ("none", None)):
+        step = steps.steps(levels, at, direction, MARGIN)[0]  # type: ignore[arg-type]
+        assert (step.index, step.at, step.verdict) == (20, "20", word)
+        assert step.ratio == pytest.approx(0.8, abs=0.02)
+
+
+def run_at(day: int, level: float, **more: object) -> RunValues:
+    case = case_values({"decode_tok_per_s": [level, level * 1.001]})
+    created = f"2026-10-{day:02}T00:00:00+00:00"
+    return run_values(case, file=f"{day}.json", created=created, **more)
+
+
+def indexed(where: Path, every: list[RunValues]) -> History:
+    """A history of these runs."""
+    where.mkdir(parents=True, exist_ok=True)
+    parts = [history.split(run) for run in every]
+    heads = {head.key: head for head, _ in parts}.values()
+    for name, lines in ((history.HEADS, heads), (history.RUNS, [line for _, line in parts])):
+        (where / name).write_bytes(b"".join(msgspec.json.encode(x) + b"\n" for x in lines))
+    return History(where)
+
+
+def test_a_history_shows_each_metric_over_time_with_its_steps(tmp_path: Path) -> None:
+    levels = [*noise(12, 1), *noise(12, 2, level=70.0)]
+    every = [run_at(day + 1, level) for day, level in enumerate(levels)]
+    kept = indexed(tmp_path, every)
+    assert len(kept.heads) == 1
+    found = kept.series(["decode_tok_per_s"], rules.read(), lambda m, k: MARGIN)
+    assert len(found) == 1
+    assert [s.verdict for s in found[0].steps] == ["regressed"]
+    assert found[0].steps[0].at == "2026-10-13T00:00:00+00:00"
+    assert found[0].unit == "tok/s"
+    short = indexed(tmp_path / "short", every[:5])
+    told = short.series(["decode_tok_per_s"], rules.read(), lambda m, k: MARGIN)
+    assert "5 runs" in str(told[0].note)
+    for sheet in (history_sheet(found), history_sheet(told)):
+        assert all(len(line) == len(sheet.columns) for line in sheet.rows)
+    with pytest.raises(ArmbenchError, match="unknown metric"):
+        kept.series(["speed"], rules.read(), lambda m, k: MARGIN)
+
+
+def test_invalid_cases_are_no_part_of_a_history(tmp_path: Path) -> None:
+    bad = run_at(1, 100.0)
+    bad.cases[0].valid = False
+    assert indexed(tmp_path, [bad]).by_question() == {}
+
+
+def test_neighbouring_runs_of_the_same_software_are_a_a_comparisons(tmp_path: Path) -> None:
+    every = [run_at(day, 100.0 + day) for day in range(1, 8)]
+    every[6].facts = {"software.torch": "2.14.0"}
+    found = indexed(tmp_path, every).aa(["decode_tok_per_s", "mbu"])
+    assert len(found) == 3  # six alike make three pairs; the seventh is another software
+    assert {e.setting for e in found} == {"separate"}
+    assert found[0].ratios == {"decode_tok_per_s": pytest.approx(math.log(102 / 101))}
+
+
+def test_margins_narrow_as_a_history_grows(tmp_path: Path) -> None:
+    every = [run_at(day, level) for day, level in enumerate(noise(24, 4), start=1)]
+    entries = indexed(tmp_path, every).aa(["decode_tok_per_s"])
+    shipped, key = rules.read(), entries[0].question
+    found = margin.of_metric("decode_tok_per_s", shipped, "separate", entries, key)
+    assert found.n == 12
+    assert 0.01 < found.value < shipped.margin.separate
+
+
+def keep(results: Path, made: Result, name: str, plan: str = "quick") -> Path:
+    folder = results / "aws-c8g.large" / plan
+    folder.mkdir(parents=True, exist_ok=True)
+    store.save(made, folder / f"{name}.json")
+    return folder / f"{name}.json"
+
+
+def kept_in(results: Path) -> History:
+    return History(history.folder(results, "aws-c8g.large"))
+
+
+def test_the_index_takes_each_finished_result_once(tmp_path: Path) -> None:
+    keep(tmp_path, result(), "1")
+    keep(tmp_path, result(finished=False), "2")
+    keep(tmp_path, result(), "3").write_text("{ cut off")
+    keep(tmp_path, result(), "4", plan="ceilings")
+    assert history.index(tmp_path, "aws-c8g.large", ref="main", commit="c0ffee") == 1
+    assert history.index(tmp_path, "aws-c8g.large") == 0
+    keep(tmp_path, result(), "2")  # it was finished meanwhile
+    assert history.index(tmp_path, "aws-c8g.large") == 1
+    lines = kept_in(tmp_path).lines
+    assert [(x.file, x.ref) for x in lines] == [("quick/1.json", "main"), ("quick/2.json", None)]
+
+
+def test_a_line_that_was_cut_off_is_passed_over_and_spoils_no_other(tmp_path: Path) -> None:
+    keep(tmp_path, result(), "1")
+    history.index(tmp_path, "aws-c8g.large")
+    with (kept_in(tmp_path).where / history.RUNS).open("ab") as file:
+        file.write(b'{"file": "half')
+    assert len(kept_in(tmp_path).lines) == 1
+    keep(tmp_path, result(), "2")
+    assert history.index(tmp_path, "aws-c8g.large") == 1
+    assert len(kept_in(tmp_path).lines) == 2
+    assert History(tmp_path / "nowhere").lines == []
+
+
+def test_a_run_of_the_index_is_the_result_with_one_value_for_each_metric(tmp_path: Path) -> None:
+    path = keep(tmp_path, result(), "1")
+    history.index(tmp_path, "aws-c8g.large", ref="main")
+    kept = kept_in(tmp_path)
+    run, whole = kept.run(kept.lines[0]), values.of_result(store.load(path), "quick/1.json")
+    assert (run.facts, run.created, run.plan) == (whole.facts, whole.created, whole.plan)
+    assert run.cases[0].question == whole.cases[0].question
+    rate = run.cases[0].values["decode_tok_per_s"]
+    assert rate == [
+        pytest.approx(statistics.geometric_mean(whole.cases[0].values["decode_tok_per_s"]))
+    ]
+
+
+def new_side() -> Runs:
+    return Runs(label="new", runs=[values.of_result(result(), "new.json")])
+
+
+def test_a_baseline_is_a_file_a_folder_a_label_or_a_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, shipped = tmp_path / "results", rules.read()
+    path = keep(results, result(), "1")
+    new = new_side()
+    assert baseline.find(str(path), new, results, shipped).runs[0].file == str(path)
+    assert len(baseline.find(str(path.parent), new, results, shipped).runs) == 1
+    history.index(results, "aws-c8g.large", ref="nightly")
+    found = baseline.find("nightly", new, results, shipped)
+    assert (found.label, len(found.runs[0].cases[0].repeats)) == ("nightly (history)", 3)
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    git("init", "-q", "-b", "main")
+    git("config", "user.email", "a@b.c")
+    git("config", "user.name", "x")
+    git("add", "results/aws-c8g.large/quick")
+    git("commit", "-qm", "baseline")
+    monkeypatch.chdir(tmp_path / "results")
+    found = baseline.find("main", new, results, shipped)
+    assert found.runs[0].file == "main:results/aws-c8g.large/quick/1.json"
+    assert found.runs[0].cases[0].values
+    with pytest.raises(ArmbenchError, match="no baseline 'other'"):
+        baseline.find("other", new, results, shipped)
+    with pytest.raises(ArmbenchError, match="no baseline '--output=x'"):
+        baseline.find("--output=x", new, results, shipped)
+
+
+def test_a_folder_of_many_results_is_read_from_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        path = keep(tmp_path, result([10.0 + number / 50] * 3), str(number))
+    keep(tmp_path, result(), "7", plan="other")
+    plain = baseline.side(path.parent)
+    monkeypatch.setattr(baseline, "INDEXED_FROM", 5)
+    monkeypatch.setattr(baseline, "MOST_INDEXED", 4)
+    found = baseline.side(path.parent, where={"engine": "torch"})
+    assert len(plain.runs) == 6
+    assert len(found.runs) == 4
+    assert found.label.endswith("newest 4 of 6")
+    assert [r.file for r in found.runs] == [f"quick/{n}.json" for n in (2, 3, 4, 5)]
+    seen: list[Path] = []
+    baseline.side(path.parent, reader=lambda p: seen.append(p) or store.load(p))  # type: ignore[func-returns-value]
+    assert len(seen) == 1  # only to see whose folder it is
+    elsewhere = tmp_path / "mine" / "quick"
+    elsewhere.parent.mkdir()
+    path.parent.rename(elsewhere)
+    assert len(baseline.side(elsewhere).runs) == 6
+    assert not (tmp_path / "mine" / "history").exists()
+
+
+def test_many_runs_of_a_label_are_one_baseline_of_runs(tmp_path: Path) -> None:
+    for number in range(6):
+        keep(tmp_path, result([10.0 + number / 50] * 3), str(number))
+    history.index(tmp_path, "aws-c8g.large", ref="main")
+    shipped = rules.read()
+    shipped.gate = ["decode_tok_per_s"]
+    slow = Runs(label="new", runs=[values.of_result(result([13.0, 13.1, 12.9]), "new.json")])
+    old = baseline.find("main", slow, tmp_path, shipped)
+    assert len(old.runs) == 6
+    outcome = gate.gate(slow, old, shipped)
+    assert outcome.exit == Exit.REGRESSION
+    assert outcome.rows[0].row is not None
+    assert outcome.rows[0].row.ratio.n == (6, 1)
+    assert gate.gate(new_side(), old, shipped).exit == Exit.FINE
+
+
+def test_a_history_of_another_state_of_the_machine_is_no_baseline(tmp_path: Path) -> None:
+    keep(tmp_path, result(), "1")
+    history.index(tmp_path, "aws-c8g.large", ref="main")
+    new = new_side()
+    assert len(baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs) == 1
+    new.runs[0].facts["conditions.governor"] = "powersave"
+    assert len(baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs) == 1
+    new.runs[0].facts["memory.total"] = "1 TiB"
+    assert baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs == []
