@@ -223,7 +223,7 @@ class EngineRun(Run):
 
     def doubts(self, case: Case) -> list[str]:
         check = self.prepared(case).check
-        return [f"it does not compute the model: {check.reason}"] if check.ok is False else []
+        return [f"outside the quality bounds: {check.reason}"] if check.ok is False else []
 
     def finish(self) -> None:
         self.calibrator.after()

@@ -219,7 +219,7 @@ def warnings(result: Result) -> list[str]:
     for check in result.checks:
         if check.ok is not True:
             name = f"{check.variant.engine} {check.variant.dtype}"
-            what = "could not be checked" if check.ok is None else "does not compute the model"
+            what = "could not be checked" if check.ok is None else "is outside the quality bounds"
             found.append(f"{name} {what}: {check.reason}")
     found += above_ceilings(result)
     found += kernel_warnings(result)

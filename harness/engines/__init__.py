@@ -13,6 +13,8 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `prepare_options(dtype, options)` beside it: what the conversion depends on;
 - `stored(dtype, options)`, optional: how it keeps the model, where not in plain `dtype`;
 - `serves`, optional: True where its engine is a ServingEngine;
+- `serving_bytes(dimensions, dtype, slots, context, chunk, options)`, optional beside it: an
+  estimate of its peak memory while it serves, where not that of `slots` whole prompts at once;
 - `TRACE`, optional: variables that make its libraries tell which kernels they run. The engine then
   has `trace(work)`, which calls `work` and returns a KernelPath.
 """
@@ -30,6 +32,7 @@ from msgspec import Struct, field
 
 from harness.errors import ArmbenchError, unknown_name
 from harness.model.architecture import Dimensions
+from harness.records.load import ServeSetting
 from harness.records.run import RuntimeThreads, Stored
 
 if TYPE_CHECKING:
@@ -150,6 +153,16 @@ def stored(name: str, dtype: str, options: Mapping[str, Any]) -> Stored | None:
     """How engine `name` keeps a model of `dtype`; None where it keeps none, or does not tell."""
     own = getattr(module(name), "stored", None)
     return cast("Stored | None", own(dtype, options)) if own else _STORED.get(dtype)
+
+
+def serving_bytes(
+    name: str, d: Dimensions, dtype: str, serve: ServeSetting, options: Mapping[str, Any]
+) -> int:
+    """An estimate of the peak memory of engine `name` while it serves under `serve`."""
+    slots, context = serve.slots, serve.context
+    if own := getattr(module(name), "serving_bytes", None):
+        return int(own(d, dtype, slots, context, serve.chunk, options))
+    return module(name).memory_bytes(d, dtype, slots, context, options)
 
 
 def trace_environment(name: str) -> dict[str, str] | None:

@@ -235,10 +235,12 @@ class TorchEngine:
         self.slots: SlotDecoder | None = None
 
     def allocate(self, batch: int, context: int) -> None:
+        self.slots = None
         with _inference():
             self.decoder.allocate(batch, context)
 
     def open_slots(self, slots: int, context: int) -> None:
+        self.decoder.keys, self.decoder.values = [], []
         with _inference():
             self.slots = SlotDecoder(self.decoder, slots, context)
 
@@ -273,11 +275,14 @@ class TorchEngine:
         return np.asarray(self.last.float().numpy())
 
     def facts(self) -> dict[str, Any]:
-        return {
+        facts: dict[str, Any] = {
             "torch": torch.__version__,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "linear": "oneDNN packed" if self.packed else "torch.nn.functional.linear",
         }
+        if self.slots is not None:  # None: sums depend on the mix in their last bits
+            facts["rows_with_bits_of_their_own_from"] = self.slots.fewest
+        return facts
 
     def trace(self, work: Callable[[], None]) -> KernelPath:
         """What oneDNN and MKL print while `work` runs; they were told to by variables."""

@@ -9,9 +9,16 @@ else a step holds nor on where its prompt is cut, so shapes depend on nothing el
 - Rows of linear layers are filled up to `fewest`, from which on the packed layers of this model
   were seen to give a row the same bits whatever stands beside it: with fewer rows, oneDNN cuts
   long sums among threads.
-- A row attends its position's tile: all positions up to the next multiple of `_TILE`, masked beyond
-  its own. Query rows are filled up to a multiple of `_QUERIES`: the matrix product in PyTorch's CPU
-  kernel treats a remainder of up to three differently, and is no slower for 8 rows than for 7.
+- A row attends all positions up to the next multiple of `_TILE`, masked beyond its own. Query rows
+  are filled up to a multiple of `_QUERIES`: the matrix product in PyTorch's CPU kernel treats a
+  remainder of up to three rows differently, and is no slower for eight rows than for seven.
+
+What that promises: on packed layers not one bit of a sequence's logits depends on the mix, in
+float32 and bfloat16, as far as it was seen (AMD Zen 5, 1 to 3 threads). Where `fewest` is not found
+(unpacked float32), or on a CPU whose kernels choose otherwise, last bits may differ. In float32
+that changes a token only where two logits agree to about six digits. In bfloat16, whose highest
+logits often tie, it would change tokens: there the promise is worth what the tests show on that
+CPU. Tokens of bfloat16 also differ from those of prefill and decode, which pass single rows.
 """
 
 from __future__ import annotations
@@ -154,13 +161,15 @@ class SlotDecoder:
         at = positions[:count]
         cos, sin = self.cos[positions], self.sin[positions]
         x = F.embedding(tokens, self.decoder.embedding)
-        unused = x.new_zeros(tokens.shape[1] - count, heads * self.d.head)
+        filler = x.new_zeros(tokens.shape[1] - count, heads * self.d.head)
         for layer, keys, values in zip(self.decoder.layers, self.keys, self.values, strict=True):
             qk, v = layer.project(x, cos, sin)
             keys[slots, :, at] = qk[0, :count, heads:]
             values[slots, :, at] = v[0, :count]
             parts = [self._attend(qk[0, p.rows, :heads], keys, values, p) for p in pieces]
-            x = layer.finish(x, torch.cat([*parts, unused])[None])
+            if len(filler):
+                parts.append(filler)
+            x = layer.finish(x, (torch.cat(parts) if len(parts) > 1 else parts[0])[None])
         return x[0]
 
     def _pieces(self, feeds: Sequence[Feed]) -> Iterator[Piece]:

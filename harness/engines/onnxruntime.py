@@ -48,13 +48,36 @@ def memory_bytes(
     A tied head is stored twice in the graph. The copies stand beside the initialisers while the
     session is made.
     """
-    embedding = d.vocabulary * d.hidden if d.tied else 0
-    weights = 4 * (parameters(d) + embedding)
-    cache = 2 * d.layers * d.kv_heads * d.head * context * batch * 4
     rows = context if options["exporter"] == "optimum" else 1
     logits = batch * rows * d.vocabulary * 4
-    activations = batch * context * (2 * d.intermediate + 6 * d.hidden) * 4
-    return int(1.75 * weights) + cache * 2 + logits + activations + _RUNTIME_BYTES
+    return (
+        _model_bytes(d)
+        + 2 * _cache_bytes(d, batch * context)
+        + logits
+        + _activations(d, batch * context)
+    )
+
+
+def serving_bytes(
+    d: Dimensions, dtype: str, slots: int, context: int, chunk: int, options: Mapping[str, Any]
+) -> int:
+    """Peak bytes with all slots full, where a step passes `chunk` prompt tokens at most."""
+    logits = 2 * slots * d.vocabulary * 4
+    cache = _cache_bytes(d, slots * context)
+    return _model_bytes(d) + cache + logits + _activations(d, max(slots, chunk))
+
+
+def _model_bytes(d: Dimensions) -> int:
+    embedding = d.vocabulary * d.hidden if d.tied else 0
+    return int(1.75 * 4 * (parameters(d) + embedding)) + _RUNTIME_BYTES
+
+
+def _cache_bytes(d: Dimensions, tokens: int) -> int:
+    return 2 * d.layers * d.kv_heads * d.head * tokens * 4
+
+
+def _activations(d: Dimensions, rows: int) -> int:
+    return rows * (2 * d.intermediate + 6 * d.hidden) * 4
 
 
 def check_options(options: Mapping[str, Any]) -> None:

@@ -41,13 +41,29 @@ def memory_bytes(
     d: Dimensions, dtype: str, batch: int, context: int, options: Mapping[str, Any]
 ) -> int:
     """Peak bytes: weights as stored, one layer twice while packing, KV cache, activations."""
+    tokens = batch * context
+    return _bytes(d, dtype, tokens, tokens, options) + batch * d.vocabulary * 4
+
+
+def serving_bytes(
+    d: Dimensions, dtype: str, slots: int, context: int, chunk: int, options: Mapping[str, Any]
+) -> int:
+    """Peak bytes with all slots full, where a step passes `chunk` prompt tokens at most."""
+    width = 4 if dtype == "float32" else 2
+    mask = (64 * d.heads // d.kv_heads + 8) * context * width  # as in _torch_slots
+    logits = slots * d.vocabulary * 4
+    return _bytes(d, dtype, slots * context, slots + chunk, options) + mask + logits
+
+
+def _bytes(d: Dimensions, dtype: str, cached: int, rows: int, options: Mapping[str, Any]) -> int:
+    """Weights, KV of `cached` tokens, activations of `rows` tokens, and torch itself."""
     width = 4 if dtype == "float32" else 2
     embedding = d.vocabulary * d.hidden
     weights = parameters(d) * width + (embedding * width if d.tied and options["packed"] else 0)
-    cache = 2 * d.layers * d.kv_heads * d.head * context * batch * width
-    activations = batch * context * (2 * d.intermediate + 6 * d.hidden) * width
-    logits = batch * d.vocabulary * 4
-    return weights + embedding * width + cache + activations + logits + _RUNTIME_BYTES
+    cache = 2 * d.layers * d.kv_heads * d.head * cached * width
+    activations = rows * (2 * d.intermediate + 6 * d.hidden) * width
+    packing = embedding * width  # the rows on which _torch_slots tries the layers take less
+    return weights + packing + cache + activations + _RUNTIME_BYTES
 
 
 def load(spec: EngineSpec) -> Engine:

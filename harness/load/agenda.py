@@ -64,6 +64,7 @@ class Agenda:
         self._later: list[tuple[int, int, Job]] = []  # turns after the first, a heap
         self._waiting: deque[Job] = deque()
         self._capped = concurrency is not None
+        self.timed = bool(timed)  # whether it is an open loop, in part at least
         self._free = deque((start_ns, slot) for slot in range(concurrency or 0))
         self._expected = 0  # turns that come once the answer before them is read
         self.running = 0

@@ -8,11 +8,11 @@ What the kernel does, as seen on Linux 6.18 and by its source (net/ipv4/tcp.c, t
   that comes late loses nothing.
 - Small packets that wait in a socket may be merged by the kernel, and only the newest stamp is
   left. Over loopback a packet that is not yet acknowledged is not merged; so towards this machine
-  acknowledgements go out when data is read (TCP_QUICKACK), the kernel's own at the latest after
-  40 ms or some 500 bytes. From a network card merging can't be prevented: there an event may get
-  the stamp of a later one of its own stream that came before it was read. Either way the error is
-  below the read lag, which is recorded, and events of one stamp are counted
-  (`ClientSeen.merged_share`).
+  acknowledgements go out when data is read (TCP_QUICKACK), the kernel's own only after 40 ms, some
+  500 bytes, or when the server's kernel probes some 10 ms after a second packet. From a network
+  card merging can't be prevented: there an event may get the stamp of a later one of its own
+  stream that came before it was read. Either way the error is below the read lag, which is
+  recorded, and events of one stamp are counted (`ClientSeen.merged_share`).
 - Stamps are of CLOCK_REALTIME; `clock.WallOffset` turns them into CLOCK_MONOTONIC.
 
 With TLS the same holds for its records: they are stamped, then decrypted.
@@ -24,7 +24,6 @@ import errno
 import os
 import re
 import socket
-import ssl
 import struct
 import time
 
@@ -34,11 +33,11 @@ from harness.load.framing import Ending
 from harness.load.route import Route
 
 READ_BYTES = 1 << 16
-_ANCILLARY_BYTES = 64
+ANCILLARY_BYTES = 64
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h; its control message has the same number
 _STAMP = struct.Struct("@ll").unpack_from
-_PEEK = socket.MSG_PEEK
-_DISCARD = socket.MSG_TRUNC  # of TCP: take without copying, tcp(7)
+PEEK = socket.MSG_PEEK
+DISCARD = socket.MSG_TRUNC  # of TCP: take without copying, tcp(7)
 _EVENT_END = re.compile(rb"\n\r?\n(?:\r\n)?")
 _STEP_DOUBT_NS = 1_000_000_000
 _Extra = list[tuple[int, int, bytes]]
@@ -79,10 +78,14 @@ class Reading:
         self.unstamped += 1
         return now
 
+    def look_for_step(self) -> None:
+        """See whether the wall clock was set."""
+        if self.wall.stepped():
+            self.stepped_ns = time.monotonic_ns()
+
     def _holds(self, at: int, now: int) -> bool:
         """Whether an unlikely stamp is to be believed: not around a step of the wall clock."""
-        if self.wall.stepped():
-            self.stepped_ns = now
+        self.look_for_step()
         if at > now:
             return False
         return self.stepped_ns is None or now - self.stepped_ns > _STEP_DOUBT_NS
@@ -101,7 +104,6 @@ class Connection:
         self.reading = reading
         self.exchange: Exchange | None = None
         self.ready = False
-        self.served = 0
         self.connect_s: float | None = None
         self.tls_s: float | None = None
         self.unsent: memoryview | None = None
@@ -109,7 +111,7 @@ class Connection:
         self.socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.fd = self.socket.fileno()
         self.local = False
-        self._tunnel: Ending | None = None
+        self._tunnelling = False
         self._recvmsg = self.socket.recvmsg
         self._recv_into = self.socket.recv_into
         self._setsockopt = self.socket.setsockopt
@@ -129,26 +131,30 @@ class Connection:
 
     def progress(self) -> None:
         """One step towards `ready`."""
-        if self.connect_s is None:
-            self._connected()
-        if self._tunnel is not None and not self._tunnelled():
+        if self.connect_s is None and not self._connected():
+            return
+        if self._tunnelling and not self._tunnelled():
             return
         self.ready = self._secured()
 
-    def _connected(self) -> None:
+    def _connected(self) -> bool:
         code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
+        try:
+            there = self.socket.getpeername()[0]
+        except OSError:
+            return False  # woken for another socket that had this number
         self.connect_s = (time.monotonic_ns() - self._begun_ns) / 1e9
-        here, there = self.socket.getsockname()[0], self.socket.getpeername()[0]
+        here = self.socket.getsockname()[0]
         self.local = here == there or there.startswith("127.")
         if self.route.tunnel is not None:
-            self._tunnel = Ending()
+            self._tunnelling = True
             self.socket.send(self.route.tunnel)
+        return True
 
     def _tunnelled(self) -> bool:
         """Whether the proxy has opened the way; it says nothing more before we do."""
-        assert self._tunnel is not None
         try:
             data = self.socket.recv(READ_BYTES)
         except BlockingIOError:
@@ -156,7 +162,7 @@ class Connection:
         status = re.match(rb"HTTP/1\.[01] (\d{3})", data)
         if status is None or not status[1].startswith(b"2"):
             raise OSError(f"the proxy refused: {data[:100].splitlines()[:1]!r}")
-        self._tunnel = None
+        self._tunnelling = False
         return True
 
     def _secured(self) -> bool:
@@ -173,9 +179,9 @@ class Connection:
         self._pieces = exchange.pieces.append
         self._stamps = exchange.stamps.append
         self._feed = exchange.ending.feed
-        self.served += 1
-        self._late_acknowledgements()
-        data = self._packed(exchange.request)
+        if self.local:
+            self._late_acknowledgements()
+        data = self._packed(exchange.job.request)
         exchange.sent_ns = time.monotonic_ns()
         self.unsent = memoryview(data)
         self.flush()
@@ -195,14 +201,14 @@ class Connection:
 
     def receive(self) -> bool:
         """Read what is there into the exchange; False where the server hung up."""
-        data, extra, _, _ = self._recvmsg(READ_BYTES, _ANCILLARY_BYTES, _PEEK)
+        data, extra, _, _ = self._recvmsg(READ_BYTES, ANCILLARY_BYTES, PEEK)
         size = len(data)
         if not size:
             return False
         at = self.reading.stamp(extra)
         # An event that ends before the last line of the read shares it with another.
         if data.find(b"\n\n", 0, size - 3) < 0 and data.find(b"\n\r\n", 0, size - 3) < 0:
-            self._recv_into(self.reading.scratch, size, _DISCARD)
+            self._recv_into(self.reading.scratch, size, DISCARD)
             self._pieces(data)
             self._stamps(at)
         else:
@@ -220,27 +226,29 @@ class Connection:
         taken: list[tuple[bytes, int]] = []
         at, size = 0, len(data)
         for end in ends:
-            _, extra, _, _ = self._recvmsg(end - at, _ANCILLARY_BYTES, _DISCARD)
+            _, extra, _, _ = self._recvmsg(end - at, ANCILLARY_BYTES, DISCARD)
             stamp = self.reading.stamp(extra)
             taken.append((data[at:end], stamp))
             at = end
             if stamp >= newest:
                 break
         if at < size:
-            self._recv_into(self.reading.scratch, size - at, _DISCARD)
+            self._recv_into(self.reading.scratch, size - at, DISCARD)
             taken.append((data[at:], newest))
         return taken
 
     def _late_acknowledgements(self) -> None:
         """Acknowledge what was read now, and from here on only when reading."""
-        if self.local:
+        try:
             self._setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self._setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        except OSError:
+            self.local = False  # not this kernel
 
     def quiet(self) -> bool:
         """Whether an idle connection that is readable is still good: False after a hang-up."""
         try:
-            self.socket.recv(READ_BYTES, _PEEK)
+            self.socket.recv(READ_BYTES, PEEK)
         except BlockingIOError:
             return True
         return False
@@ -249,125 +257,3 @@ class Connection:
         self.ready = False
         self.exchange = None
         self.socket.close()
-
-
-class TlsConnection(Connection):
-    """A connection with TLS over the same reads."""
-
-    def __init__(self, route: Route, number: int, reading: Reading) -> None:
-        super().__init__(route, number, reading)
-        assert route.context is not None
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = route.context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=route.target.host
-        )
-        self._records = Records()
-        self._tls_ns: int | None = None
-        self._ended = False
-
-    def _secured(self) -> bool:
-        if self._tls_ns is None:
-            self._tls_ns = time.monotonic_ns()
-        else:
-            self._fill()
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._write_out()
-            return False
-        self._write_out()
-        self.tls_s = (time.monotonic_ns() - self._tls_ns) / 1e9
-        return True
-
-    def _fill(self) -> None:
-        try:
-            data = self.socket.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        if not data:
-            raise ConnectionResetError("the server hung up")
-        self._records.ends(data)
-        self._incoming.write(data)
-
-    def _write_out(self) -> None:
-        """Send what TLS itself has to say: small, and the socket was empty."""
-        data = self._outgoing.read()
-        while data:
-            try:
-                data = data[self.socket.send(data) :]
-            except BlockingIOError:
-                time.sleep(0.0001)  # a full socket before the first request: as good as never
-
-    def _packed(self, data: bytes) -> bytes:
-        self._tls.write(data)
-        return self._outgoing.read()
-
-    def receive(self) -> bool:
-        data, extra, _, _ = self._recvmsg(READ_BYTES, _ANCILLARY_BYTES, _PEEK)
-        size = len(data)
-        if not size:
-            return False
-        at = self.reading.stamp(extra)
-        ends = self._records.ends(data)
-        if not ends or ends == [size]:
-            self._recv_into(self.reading.scratch, size, _DISCARD)
-            taken = [(data, at)]
-        else:
-            taken = self._apart(data, at, ends)
-        if self.local:
-            self._late_acknowledgements()
-        self.reading.wire_bytes += size
-        for piece, stamp in taken:
-            self._incoming.write(piece)
-            for plain in iter(self._plain, b""):
-                self._pieces(plain)
-                self._stamps(stamp)
-                self._feed(plain)
-        return not self._ended
-
-    def _plain(self) -> bytes:
-        """Plain bytes that are there, empty where more must come first; notes the session's end."""
-        try:
-            plain = self._tls.read(READ_BYTES)
-        except ssl.SSLWantReadError:
-            plain = b""
-        except ssl.SSLZeroReturnError:
-            plain = b""
-            self._ended = True
-        if self._outgoing.pending:
-            self._write_out()
-        return plain
-
-    def quiet(self) -> bool:
-        self._fill()  # session tickets, which come after the handshake
-        return not self._plain() and not self._ended
-
-
-class Records:
-    """Finds where TLS records end in what comes over a connection."""
-
-    def __init__(self) -> None:
-        self._head = b""  # of a record whose length is not known yet
-        self._need = 0  # bytes that the record begun is short of
-
-    def ends(self, data: bytes) -> list[int]:
-        """Offsets in `data`, each right after a record's last byte."""
-        found: list[int] = []
-        at, size = 0, len(data)
-        while at < size:
-            if self._need:
-                step = min(self._need, size - at)
-                self._need -= step
-            else:
-                step = min(5 - len(self._head), size - at)
-                self._head += data[at : at + step]
-                if len(self._head) == 5:
-                    self._need = int.from_bytes(self._head[3:], "big")
-                    self._head = b""
-                else:
-                    return found
-            at += step
-            if not self._need:
-                found.append(at)
-        return found

@@ -32,12 +32,11 @@ class Exchange:
 
     __slots__ = (
         "closed", "connect_s", "connection", "done_ns", "ending", "error", "finish", "job",
-        "notes", "pieces", "request", "retried", "sent_ns", "stamps", "tls_s", "waited",
+        "notes", "pieces", "retried", "sent_ns", "stamps", "tls_s", "waited",
     )  # fmt: skip
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.request = job.request
         self.sent_ns: int | None = None
         self.done_ns: int | None = None
         self.connection = 0

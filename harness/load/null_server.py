@@ -2,8 +2,8 @@
 
 Started as `python -m harness.load.null_server FD CPU` by `selfcheck`; it dies with its parent. It
 says its port over the socket FD, and after each word from there how it kept its schedule since.
-A request's body is `{"events": n, "gap_ns": g, "phase_ns": p}`: n events, the first p after it was
-read, each next one g later, each in a segment of its own.
+A request's body is `{"events": n, "gap_ns": g}`: n events, the first when it was read, each next
+one g later, each in a segment of its own.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class NullServer:
         asked = json.loads(data.partition(b"\r\n\r\n")[2])
         connection.send(_HEAD)
         self.number += 1
-        due = time.monotonic_ns() + asked["phase_ns"]
+        due = time.monotonic_ns()
         stream = (due, self.number, connection, asked["events"], asked["gap_ns"])
         heapq.heappush(self.streams, stream)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import selectors
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from harness.load import messages
 from harness.load.agenda import Job
@@ -15,6 +18,7 @@ from harness.load.sender_process import SenderProcess
 from harness.records.load import ClientSeen, Planned
 from harness.records.run import RequestRecord
 
+_HEED_S = 0.1  # how long Ctrl-C may go unheeded
 _STOP_TIMEOUT_S = 60.0  # to cancel, read what was kept and tell it
 _UNSTAMPED_SHARE = 0.01
 
@@ -47,15 +51,10 @@ class Offering:
 
         Ctrl-C ends the load at once, with what there is; a second one is raised.
         """
-        for process in self.processes:
-            process.tell(messages.Go(self.start_ns))
-        try:
-            self._hear_all(None)
-        except KeyboardInterrupt:
-            self.interrupted = True
+        with self._heeding_ctrl_c():
             for process in self.processes:
-                process.tell(messages.Stop("interrupted", at_once=True))
-            self._hear_all(time.monotonic() + _STOP_TIMEOUT_S)
+                process.tell(messages.Go(self.start_ns))
+            self._hear_all()
 
     @property
     def end_ns(self) -> int:
@@ -66,19 +65,38 @@ class Offering:
         """What all processes saw of themselves, as one."""
         return client_seen(list(self.parts.values()), [process.cpu for process in self.processes])
 
-    def _hear_all(self, deadline: float | None) -> None:
-        gone = {process.number for process in self.processes if process.process.returncode}
+    @contextmanager
+    def _heeding_ctrl_c(self) -> Iterator[None]:
+        """Inside, Ctrl-C is noted rather than raised, which could be in the middle of a word."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(*_: object) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _hear_all(self) -> None:
+        deadline = None
         with selectors.DefaultSelector() as selector:
             for process in self.processes:
-                if process.number not in self.parts and process.number not in gone:
-                    selector.register(process.channel, selectors.EVENT_READ, process)
+                selector.register(process.channel, selectors.EVENT_READ, process)
             while selector.get_map():
-                wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-                ready = selector.select(wait)
-                for key, _ in ready:
+                for key, _ in selector.select(_HEED_S):
                     if not self._hear(key.data):
                         selector.unregister(key.fileobj)
-                if not ready:
+                if self.interrupted and deadline is None:
+                    deadline = time.monotonic() + _STOP_TIMEOUT_S
+                    for process in self.processes:
+                        process.tell(messages.Stop("interrupted", at_once=True))
+                if deadline is not None and time.monotonic() > deadline:
                     for key in list(selector.get_map().values()):
                         self._lost(key.data)
                     return

@@ -15,6 +15,7 @@ from harness.load.endpoint import Address, parse_url, path_of, tls_context
 from harness.records.load import Endpoint
 
 CONNECT_TIMEOUT_S = 10.0
+_SECRET_LENGTH = 8  # of a header's value that may be a key under another name
 
 
 class Route:
@@ -36,7 +37,9 @@ class Route:
         proxy: str | None = None,
     ) -> None:
         self.target = parse_url(url)
+        own = dict(headers or {})
         self.secrets = [key] if key else []
+        self.secrets += [value for value in own.values() if len(value) >= _SECRET_LENGTH]
         self.context = _context(verify) if self.target.secure else None
         self.host = self.target.host
         self.port = self.target.port
@@ -54,7 +57,7 @@ class Route:
         if proxy:
             path = self._through(proxy, path, common)
         self._start = f"POST {path} HTTP/1.1\r\n"
-        self._lines = _header_lines(common, headers or {})
+        self._lines = _header_lines(common, own)
         self.address: tuple[int, Any] | None = None
 
     def request(self, body: bytes, request_id: str) -> bytes:
@@ -147,7 +150,8 @@ def _header_lines(common: Mapping[str, str], own: Mapping[str, str]) -> str:
         *((k, v) for k, v in common.items() if k.lower() not in replaced),
         *own.items(),
     ]:
-        if not name.isascii() or any(c in f"{name}{value}" for c in "\r\n\0") or ":" in name:
+        plain = name.isascii() and all(c == "\t" or " " <= c <= "\xff" for c in f"{name}{value}")
+        if not plain or ":" in name or not name:
             raise ArmbenchError(f"header {name!r} cannot be sent", hint="write it like Name: value")
         lines.append(f"{name}: {value}\r\n")
     return "".join(lines)

@@ -117,27 +117,32 @@ def _climb(keeps_up: Callable[[float], bool], most: float) -> float:
 
 
 class _Paced:
-    """Bodies that tell the null server how to stream."""
+    """Requests for streams that begin one after the other, and bodies that say how to stream."""
 
-    def __init__(self, rate: float, events: int) -> None:
+    def __init__(self, rate: float, seconds: float) -> None:
         self.gap_ns = round(STREAMS / rate * 1e9)
-        self.events = events
+        self.events = max(2, round(rate * seconds / STREAMS))
+
+    def planned(self) -> list[Planned]:
+        return [
+            Planned(
+                id=n,
+                due_ns=self.gap_ns * n // STREAMS,
+                input_tokens=1,
+                output_tokens=self.events,
+                seed=n,
+            )
+            for n in range(STREAMS)
+        ]
 
     def body(self, planned: Planned, said: Sequence[Said] = ()) -> bytes:
-        phase = self.gap_ns * planned.id // STREAMS
-        return json.dumps(
-            {"events": self.events, "gap_ns": self.gap_ns, "phase_ns": phase}
-        ).encode()
+        return json.dumps({"events": self.events, "gap_ns": self.gap_ns}).encode()
 
 
 def _stage(senders: Senders, server: _Server, rate: float, seconds: float) -> Stage:
-    each = max(2, round(rate * seconds / STREAMS))
-    planned = [
-        Planned(id=n, due_ns=None, input_tokens=1, output_tokens=each, seed=n)
-        for n in range(STREAMS)
-    ]
+    paced = _Paced(rate, seconds)
     server.kept()
-    ran = senders.run(planned, _Paced(rate, each), concurrency=STREAMS, drain_s=30)
+    ran = senders.run(paced.planned(), paced, connections=STREAMS, drain_s=30)
     sent, late_s = server.kept()
     fault = _fault(ran.client, sent, rate)
     late = late_s > max(0.1 * seconds, 0.02)
@@ -159,7 +164,7 @@ def _fault(client: ClientSeen, sent: int, rate: float) -> str | None:
     """Why the client did not keep up; None where it did."""
     middle, lag, _ = client.read_lag_s or (0.0, 0.0, 0.0)
     share, merged = client.cpu_share or 0.0, client.merged_share or 0.0
-    kept = sent / max(client.seconds, 1e-9) / rate
+    kept = sent / max(client.seconds, 1e-9) / rate  # a stage is as long as its longest stream
     if share > CPU_SHARE:
         return f"its CPU share was {share:.2f}, of {CPU_SHARE} at most"
     if lag > READ_LAG_S and share > BUSY_SHARE:

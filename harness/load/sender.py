@@ -6,6 +6,7 @@ Started as `python -m harness.load.sender FD CPU` by `senders`, never imported b
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -17,7 +18,7 @@ from harness.load import messages
 from harness.load.agenda import Agenda, Job
 from harness.load.client import Client, Hold
 from harness.load.exchange import Digested, digest
-from harness.load.messages import BATCH, FEW, Closed
+from harness.load.messages import BATCH, FEW, Closed, Desk
 from harness.load.route import Route
 from harness.parent import die_with_parent
 from harness.records.load import Planned
@@ -26,9 +27,9 @@ from harness.records.load import Planned
 class Sender:
     """Answers one order after the other."""
 
-    def __init__(self, channel: socket.socket, setup: messages.Setup) -> None:
+    def __init__(self, desk: Desk, setup: messages.Setup) -> None:
         """Raises ArmbenchError for a route that can't be."""
-        self.channel = channel
+        self.desk = desk
         self.route = Route(
             setup.url,
             setup.endpoint,
@@ -56,16 +57,17 @@ class Sender:
             kernel_stamps=self.setup.kernel_stamps,
             hold=Hold(*self.setup.hold) if self.setup.hold else None,
         )
-        client.listen(self.channel.fileno())
+        client.listen(self.desk.fileno())
         client.on_control = self._control
         client.on_beat = self._beat
         return client
 
     def prepare(self, order: messages.Prepare) -> messages.Word:
         self.prepared = order
-        self.client.salt = order.salt
-        self.jobs = [job for batch in self.batches for job in self._jobs(batch)]
-        self.batches = []
+        self.client.chores.salt = order.salt
+        batches, self.batches = self.batches, []
+        ours = [batch for batch in batches if batch.salt == order.salt]
+        self.jobs = [job for batch in ours for job in self._jobs(batch)]
         try:
             self.client.warm(order.connections)
             self.client.begin(digest_early=order.tell_ns is not None)
@@ -96,14 +98,13 @@ class Sender:
         client.run(agenda, drain_ns=plan.drain_ns)
         cpu = time.process_time_ns() - cpu
         ended = time.monotonic_ns()
-        self._tell(self._digested())
+        self._tell(self._digested(), wait=True)
         self._end(began, ended, cpu)
 
     def _end(self, began: int, ended: int, cpu_ns: int) -> None:
         client, reading = self.client, self.client.reading
         events, token_events, merged = self.seen
-        messages.send(
-            self.channel,
+        self.desk.put(
             messages.Ended(
                 start_ns=began,
                 end_ns=ended,
@@ -117,41 +118,45 @@ class Sender:
                 read_lags=reading.lags.columns(),
                 loop_lags=client.loop_lags.columns(),
                 steps=reading.wall.steps,
-            ),
+            )
         )
+        self.desk.post(wait=True)
 
-    def _tell(self, digested: Iterable[Digested]) -> None:
+    def _tell(self, digested: Iterable[Digested], *, wait: bool) -> None:
         """Send records, and those of requests that never went out."""
-        batch, self.client.dropped = self.client.dropped, []
+        batch, self.client.chores.dropped = self.client.chores.dropped, []
         for one in digested:
             self.seen[0] += one.events
             self.seen[1] += one.token_events
             self.seen[2] += one.merged
             batch.append(one.record)
             if len(batch) >= BATCH:
-                messages.send(self.channel, messages.Records(batch))
+                self.desk.put(messages.Records(batch))
+                self.desk.post(wait=wait)
                 batch = []
         if batch:
-            messages.send(self.channel, messages.Records(batch))
+            self.desk.put(messages.Records(batch))
+            self.desk.post(wait=wait)
 
     def _digested(self) -> Iterator[Digested]:
-        client = self.client
-        yield from client.digested
-        client.digested.clear()
-        while client.finished:
-            exchange = client.finished.popleft()
+        chores = self.client.chores
+        yield from chores.digested
+        chores.digested.clear()
+        while chores.finished:
+            exchange = chores.finished.popleft()
             yield digest(exchange, self.setup.endpoint, self.setup.sender, self.route.redacted)
 
     def _control(self) -> None:
         """The conductor says something while the load runs, or while connections open."""
-        order = messages.receive(self.channel, messages.ORDERS)
-        if isinstance(order, messages.Batch):
-            self.client.agenda.add(self._jobs(order))
-            self.client.agenda.more = self.more
-        elif isinstance(order, messages.Stop) and order.at_once:
-            self.client.stop(order.why)
-        elif isinstance(order, messages.Stop):
-            self.client.end_sending()
+        while (order := self.desk.take()) is not None:
+            if isinstance(order, messages.Batch):
+                if self.prepared is not None and order.salt == self.prepared.salt:
+                    self.client.agenda.add(self._jobs(order))
+                    self.client.agenda.more = self.more
+            elif isinstance(order, messages.Stop) and order.at_once:
+                self.client.stop(order.why)
+            elif isinstance(order, messages.Stop):
+                self.client.end_sending()
 
     def _beat(self, now_ns: int) -> None:
         """Tell what has ended, and ask for more, where that is wanted."""
@@ -159,11 +164,13 @@ class Sender:
         assert plan is not None
         if plan.tell_ns is not None and now_ns >= self._told_ns + plan.tell_ns:
             self._told_ns = now_ns
-            told, client.digested = client.digested, []
-            self._tell(told)
+            told, client.chores.digested = client.chores.digested, []
+            self._tell(told, wait=False)
         if self.more and not self.asked and client.agenda.slotted < FEW:
             self.asked = True
-            messages.send(self.channel, messages.More())
+            self.desk.put(messages.More())
+        self.desk.post()
+        self._control()  # orders that came in one read with the last one before
 
 
 def chained(planned: list[Planned], bodies: list[bytes], route: Route, salt: str) -> list[Job]:
@@ -186,30 +193,49 @@ def chained(planned: list[Planned], bodies: list[bytes], route: Route, salt: str
     return jobs
 
 
+def _allow_many_sockets() -> None:
+    """As many file descriptors as this process may have: one for each request on its way."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):
+        pass  # then the usual number has to do
+
+
 def main(arguments: list[str]) -> int:
     """Serve until the conductor hangs up."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the conductor's to handle
+    _allow_many_sockets()
     with socket.socket(fileno=int(arguments[0])) as channel:
         try:
-            os.sched_setaffinity(0, {int(arguments[1])})
-            sender = Sender(channel, messages.receive(channel, messages.ORDERS))
-            messages.send(channel, messages.Ready())
-        except (ArmbenchError, OSError) as error:
-            hint = error.hint if isinstance(error, ArmbenchError) else None
-            messages.send(channel, messages.Refused(str(error), hint))
-            return 1
-        try:
-            while True:
-                order = messages.receive(channel, messages.ORDERS)
-                if isinstance(order, messages.Batch):
-                    sender.batches.append(order)
-                elif isinstance(order, messages.Prepare):
-                    messages.send(channel, sender.prepare(order))
-                elif isinstance(order, messages.Go):
-                    sender.go(order)
+            return _serve(messages.Desk(channel), int(arguments[1]))
         except Closed:
             return 0
+
+
+def _serve(desk: Desk, cpu: int) -> int:
+    """Answer orders. Raises Closed when the conductor hangs up."""
+    try:
+        os.sched_setaffinity(0, {cpu})
+        setup = desk.take(wait=True)
+        assert isinstance(setup, messages.Setup)
+        sender = Sender(desk, setup)
+    except (ArmbenchError, OSError) as error:
+        hint = error.hint if isinstance(error, ArmbenchError) else None
+        desk.put(messages.Refused(str(error), hint))
+        desk.post(wait=True)
+        return 1
+    desk.put(messages.Ready())
+    while True:
+        desk.post(wait=True)
+        order = desk.take(wait=True)
+        if isinstance(order, messages.Batch):
+            sender.batches.append(order)
+        elif isinstance(order, messages.Prepare):
+            desk.put(sender.prepare(order))
+        elif isinstance(order, messages.Go):
+            sender.go(order)
 
 
 if __name__ == "__main__":

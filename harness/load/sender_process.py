@@ -27,6 +27,7 @@ class SenderProcess:
         self.number = setup.sender
         self.cpu = cpu
         self.slots = 0
+        self.salt = ""
         self.units: deque[list[Planned]] = deque()  # not sent yet; a conversation is one
         self.dealt: list[Planned] = []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
@@ -51,8 +52,7 @@ class SenderProcess:
 
     def hear(self) -> messages.Word:
         """The next word. Raises Closed where the process is gone."""
-        word: messages.Word = messages.receive(self.channel, messages.WORDS)
-        return word
+        return messages.receive(self.channel)
 
     def hear_ready(self) -> None:
         """Wait until it is ready. Raises ArmbenchError where it refuses, dies or hangs."""
@@ -69,7 +69,7 @@ class SenderProcess:
         """Send whole units of `requests` requests at least, if there are as many, in batches."""
         left = requests
         while True:
-            batch = messages.Batch([], [])
+            batch = messages.Batch(self.salt, [], [])
             size = 0
             while self.units and left > 0:
                 unit = self.units.popleft()

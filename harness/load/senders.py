@@ -154,6 +154,7 @@ class Senders:
         wished = connections if connections is not None else concurrency or WARM_CONNECTIONS
         make = self._maker(bodies, tag)
         for place, process in enumerate(active):
+            process.salt = tag
             closed = process.units[0][0].due_ns is None
             process.feed(make, 2 * messages.FEW if closed else len(planned))
             process.tell(

@@ -11,7 +11,7 @@ from harness import cost, metrics, prices, validity
 from harness.errors import ArmbenchError
 from harness.records.load import Lengths, ServingLoad
 from harness.records.money import ApiPrice, PriceChange
-from harness.records.run import Case, Estimate, Result
+from harness.records.run import Agreement, Case, Estimate, Result
 
 MISSING = "–"
 _WEIGHTS: dict[str | None, str] = {"synthetic": "synthetic weights", "checkpoint": "checkpoint"}
@@ -275,8 +275,21 @@ def _agreement_notes(result: Result) -> list[str]:
             f"{variant.label} against {found.reference}: same "
             f"next token {found.top1:.0%} of {found.positions}, KL {found.kl_mean:.1e} nats, "
             f"|Δlogit| mean {found.delta_mean:.1e}, max {found.delta_max:.1e}"
+            f"{_perplexity_note(found)}"
         )
     return notes
+
+
+def _perplexity_note(found: Agreement) -> str:
+    """The last part of an agreement's note; older results know nothing of perplexity."""
+    if found.perplexity_reason is not None:
+        return f"; {found.perplexity_reason}"
+    if found.perplexity is None or found.perplexity_ratio is None:
+        return ""
+    text = f", perplexity {found.perplexity:.4g}, {found.perplexity_ratio:.4g} of the reference's"
+    if found.perplexity_ratio_low is not None:
+        text += f" [{found.perplexity_ratio_low:.4g}, {found.perplexity_ratio_high:.4g}]"
+    return text
 
 
 def warnings(result: Result) -> list[str]:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -86,12 +87,17 @@ class Scripted:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self._threads[0].join()
-        self.hang_up()
+        self.close()
         for thread in self._threads:
             thread.join()
+
+    def close(self) -> None:
+        """Be gone: nobody listens, and every connection is closed."""
+        if self.listener.fileno() >= 0:
+            self.listener.shutdown(socket.SHUT_RDWR)
+            self.listener.close()
+            self._threads[0].join()
+            self.hang_up()
 
     def hang_up(self) -> None:
         """Close every connection there is."""
@@ -180,8 +186,6 @@ def offered(
     client_options: Mapping[str, Any] | None = None,
 ) -> dict[int, RequestRecord]:
     """What our client, run in this process, records of `planned`, by id."""
-    import time
-
     client = Client(route, endpoint, timeout_s=timeout_s, **(client_options or {}))
     try:
         client.warm(connections)
@@ -195,8 +199,8 @@ def offered(
             concurrency=concurrency,
         )
         client.run(agenda, drain_ns=int(drain_s * 1e9))
-        found = [digest(e, endpoint, 0, route.redacted).record for e in client.finished]
-        found += [one.record for one in client.digested] + client.dropped
+        found = [digest(e, endpoint, 0, route.redacted).record for e in client.chores.finished]
+        found += [one.record for one in client.chores.digested] + client.chores.dropped
         assert len({record.id for record in found}) == len(found)
         return {record.id: record for record in found}
     finally:

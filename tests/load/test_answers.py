@@ -245,18 +245,11 @@ JSON = st.recursive(
         | st.dictionaries(
             st.sampled_from(
                 [
-                    "choices",
-                    "usage",
-                    "delta",
-                    "message",
-                    "text",
-                    "content",
-                    "index",
-                    "error",
-                    "type",
+                    *("choices", "usage", "delta", "message", "text", "content", "index", "error"),
+                    *("type", "finish_reason", "logprobs", "token_ids", "tokens", "tool_calls"),
+                    *("response", "completion_tokens", "prompt_tokens_details", "object", "output"),
+                    *("reasoning",),
                 ]
-                + ["finish_reason", "logprobs", "token_ids", "tokens", "tool_calls", "response"]
-                + ["completion_tokens", "prompt_tokens_details", "object", "output", "reasoning"]
             ),
             inner | st.sampled_from(["response.output_text.delta", "response.completed", "error"]),
             max_size=5,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ def read(data: bytes, cuts: list[int], *, closed: bool = False) -> tuple[HttpAns
     got: list[bytes] = []
     answer = HttpAnswer(lambda piece, at: got.append(piece))
     edges = [0, *sorted(cuts), len(data)]
-    for n, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+    for n, (a, b) in enumerate(pairwise(edges)):
         answer.feed(data[a:b], n + 1)
     answer.end(closed=closed)
     return answer, b"".join(got)
@@ -33,7 +35,7 @@ def test_any_cut_gives_the_same_answer(data: bytes, cuts: list[int]) -> None:
     ending = Ending()
     edges = [0, *sorted(cuts), len(data)]
     states = []
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         if data[a:b]:
             ending.feed(data[a:b])
             states.append(ending.complete)
