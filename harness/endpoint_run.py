@@ -167,9 +167,10 @@ class EndpointRun(Run):
         self.listener.phase("the client's own ceiling")
         cpus = self.plan.driver_cpus
         ceiling = check_client(cpus, say=self.listener.phase)
+        senders = self.spec.senders or self._senders(ceiling.events_per_s)
         self.options = OfferOptions(
             cpus=cpus,
-            senders=self.spec.senders or self._senders(ceiling.events_per_s),
+            senders=senders,
             timeout_s=parse_duration(self.spec.timeout),
             drain_s=parse_duration(self.spec.drain),
             key=endpoints.key_from(self.spec.key_variable),
@@ -177,7 +178,7 @@ class EndpointRun(Run):
             verify=self.endpoint.verify,
             proxy=self.spec.proxy,
             schedule=Path(self.spec.schedule) if self.spec.schedule else None,
-            ceiling_events_per_s=ceiling.events_per_s,
+            ceiling_events_per_s=senders * ceiling.events_per_s,
             engine_cpus=allowed_cpus(self.result.machine) if self.target.local else [],
         )
         self.reach()
