@@ -197,13 +197,13 @@ def never_sent(job: Job, finish: Finish, error: str, at_ns: int, sender: int) ->
         id=planned.id,
         slot=job.slot,
         due_ns=job.due_ns,
-        sent_ns=at_ns,
+        sent_ns=0,
         input_tokens=planned.input_tokens or 0,
         finish=finish,
         error=f"never sent: {error}",
         asked_input=planned.input_tokens,
         asked_output=planned.output_tokens,
-        http=HttpSeen(sender=sender),
+        http=HttpSeen(sender=sender, done_ns=at_ns),
     )
 
 

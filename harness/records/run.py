@@ -205,7 +205,8 @@ class RequestRecord(Struct, kw_only=True):
 
     `started_ns` is when the engine began on it, `slot` its row of the batch. Over HTTP, a chunk of
     several tokens gives its tokens evenly spread instants since the chunk before; `asked_output`
-    and `asked_input` are what was planned, where the server's own count may differ.
+    and `asked_input` are what was planned, where the server's own count may differ; `sent_ns` is 0
+    of a request that never left the client.
     """
 
     id: int
