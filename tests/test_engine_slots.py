@@ -20,6 +20,8 @@ from harness.engines import EngineSpec, Feed, fake
 from harness.engines._slots import SlotLengths
 from harness.errors import ArmbenchError
 from harness.model import checkpoint, synthetic
+from harness.model.architecture import dimensions
+from harness.records.load import ServeSetting
 from harness.records.run import Variant
 from tests.conftest import tiny_config
 
@@ -404,3 +406,25 @@ def test_only_a_step_that_decodes_counts_towards_the_fake_engines_fault(
     model.step([Feed(0, [3])])
     with pytest.raises(RuntimeError, match="failing as asked"):
         model.step([Feed(0, [3])])
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_serving_needs_memory_for_full_slots_but_for_one_chunk_of_prompts_only(engine: str) -> None:
+    d = dimensions(checkpoint.builtin_config("qwen2.5-0.5b"))
+    options = engines.resolve_options(engine, {})
+
+    def needed(slots: int, chunk: int) -> int:
+        serve = ServeSetting(slots=slots, context=4096, chunk=chunk, kv_tokens=slots * 4096)
+        return engines.serving_bytes(engine, d, "float32", serve, options)
+
+    kv = 2 * d.layers * d.kv_heads * d.head * 4096 * 4
+    assert kv * 8 < needed(16, 512) - needed(8, 512) < kv * 8.2
+    assert needed(8, 512) < engines.module(engine).memory_bytes(d, "float32", 8, 4096, options)
+    assert needed(8, 512) < needed(8, 1024)
+
+
+def test_an_engine_without_an_estimate_of_its_own_needs_what_its_slots_need_at_once() -> None:
+    serve = ServeSetting(slots=2, context=64, chunk=16, kv_tokens=128)
+    options = engines.resolve_options("fake", {"memory_bytes": 12345})
+    d = dimensions(checkpoint.builtin_config("qwen2.5-0.5b"))
+    assert engines.serving_bytes("fake", d, "float32", serve, options) == 12345

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli import load_flags
 from harness.cli.load_flags import LOAD_FLAGS, flag
-from harness.cli.output import add_output, detect_machine, print_json, print_result, results_folder
+from harness.cli.output import add_output, conduct, detect_machine, print_json, results_folder
 from harness.errors import ArmbenchError, Exit
 
 if TYPE_CHECKING:
     from harness.endpoint_spec import EndpointSpec
+    from harness.runner import Listener, Run
 
 # Keys of harness.endpoint_run.EndpointSpec beside those of a load; texts are for --help.
 TARGET_FLAGS: dict[str, str] = {
@@ -155,21 +156,13 @@ def dry_run(spec: EndpointSpec, *, as_json: bool) -> Exit:
 
 def execute(arguments: argparse.Namespace, spec: EndpointSpec) -> Exit:
     """Run what `spec` asks, and print its tables."""
-    from harness import endpoint_run, managed_run, runner, validity
-    from harness.reports.progress import ProgressListener
+    from harness import endpoint_run, managed_run
 
-    with ProgressListener() as listener:
+    def start(listener: Listener) -> Run:
         machine = detect_machine(spec.instance if spec.client_host is None else None)
         if arguments.resume:
-            run = endpoint_run.resume_run(spec, Path(arguments.resume), machine, listener)
-        else:
-            begin = managed_run.begin_managed if spec.server else endpoint_run.begin_run
-            run = begin(spec, machine, results_folder(arguments), listener)
-        try:
-            result = runner.execute(run)
-        except KeyboardInterrupt:
-            listener.say(f"interrupted; finish it with the same flags and --resume {run.path}")
-            return Exit.INTERRUPTED
-    print_result(result, as_json=arguments.json)
-    print(f"result: {run.path}", file=sys.stderr)
-    return Exit.INVALID if validity.invalid_cases(result) else Exit.FINE
+            return endpoint_run.resume_run(spec, Path(arguments.resume), machine, listener)
+        begin = managed_run.begin_managed if spec.server else endpoint_run.begin_run
+        return begin(spec, machine, results_folder(arguments), listener)
+
+    return conduct(start, "the same flags and", as_json=arguments.json)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.errors import Exit
 
 if TYPE_CHECKING:
     from harness.records.machine import Machine
     from harness.records.run import Result
+    from harness.runner import Listener, Run
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -47,3 +51,23 @@ def print_result(result: Result, *, as_json: bool) -> None:
         print_json(result)
     else:
         show_result(result, console())
+
+
+def conduct(start: Callable[[Listener], Run], again: str, *, as_json: bool) -> Exit:
+    """Conduct the run that `start` begins and print its tables.
+
+    `again` begins what is said after Ctrl-C: how the run is finished.
+    """
+    from harness import runner, validity
+    from harness.reports.progress import ProgressListener
+
+    with ProgressListener() as listener:
+        run = start(listener)
+        try:
+            result = runner.execute(run)
+        except KeyboardInterrupt:
+            listener.say(f"interrupted; finish it with: {again} --resume {run.path}")
+            return Exit.INTERRUPTED
+    print_result(result, as_json=as_json)
+    print(f"result: {run.path}", file=sys.stderr)
+    return Exit.INVALID if validity.invalid_cases(result) else Exit.FINE

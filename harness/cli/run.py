@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import load_flags
 from harness.cli.load_flags import LOAD_FLAGS, flag, whole
-from harness.cli.output import add_output, detect_machine, print_json, print_result, results_folder
+from harness.cli.output import add_output, conduct, detect_machine, print_json, results_folder
 from harness.errors import ArmbenchError, Exit
 
 if TYPE_CHECKING:
     from harness.plan import Spec
+    from harness.runner import Listener, Run
 
 _LIST_KEYS = ("engine", "dtype", "load")
 _INTEGER_LIST_KEYS = ("threads", "batch")
@@ -144,24 +144,15 @@ def _run(arguments: argparse.Namespace) -> Exit:
 
 def _execute(arguments: argparse.Namespace, spec: Spec | None) -> Exit:
     """A new run of `spec`, or without one the rest of the run to resume."""
-    from harness import begin, runner, validity
-    from harness.reports.progress import ProgressListener
+    from harness import begin
 
-    with ProgressListener() as listener:
+    def start(listener: Listener) -> Run:
         if spec is None:
-            run = begin.resume_run(Path(arguments.resume), detect_machine(None), listener)
-        else:
-            run = begin.new_run(
-                spec, detect_machine(spec.instance), results_folder(arguments), listener
-            )
-        try:
-            result = runner.execute(run)
-        except KeyboardInterrupt:
-            listener.say(f"interrupted; finish it with: armbench run --resume {run.path}")
-            return Exit.INTERRUPTED
-    print_result(result, as_json=arguments.json)
-    print(f"result: {run.path}", file=sys.stderr)
-    return Exit.INVALID if validity.invalid_cases(result) else Exit.FINE
+            return begin.resume_run(Path(arguments.resume), detect_machine(None), listener)
+        machine = detect_machine(spec.instance)
+        return begin.new_run(spec, machine, results_folder(arguments), listener)
+
+    return conduct(start, "armbench run", as_json=arguments.json)
 
 
 def _dry_run(spec: Spec, *, as_json: bool) -> Exit:

@@ -105,9 +105,12 @@ def test_probes_tell_the_mean_cost_of_the_whole_list_exactly() -> None:
     assert all(json.loads(body)["max_tokens"] == 1 for _, body in probes)
 
 
-@given(
-    st.floats(0.5, 6), st.integers(0, 60), st.lists(st.integers(10, 900), min_size=2, unique=True)
+FAR_APART = st.lists(st.integers(10, 900), min_size=2, unique=True).filter(
+    lambda words: max(words) - min(words) >= 20  # nearer, rounding hides the slope
 )
+
+
+@given(st.floats(0.5, 6), st.integers(0, 60), FAR_APART)
 def test_a_line_is_recovered_from_its_points(slope: float, start: int, words: list[int]) -> None:
     cost = Calibration.fit(words, [round(start + slope * n) for n in words])
     width = max(words) - min(words)
