@@ -44,7 +44,7 @@ class LoadPoint(Struct, kw_only=True, frozen=True):
 
 
 class Variant(Struct, kw_only=True):
-    """An engine as one case wants it. `threads` are compute threads.
+    """An engine as one case wants it: `instances` processes of `threads` compute threads each.
 
     Where the engine is an endpoint or another tool's, dtype and threads are None if nobody told.
     """
@@ -53,11 +53,13 @@ class Variant(Struct, kw_only=True):
     dtype: str | None
     threads: int | None
     options: dict[str, Any] = field(default_factory=dict)
+    instances: int = 1
 
     @property
     def label(self) -> str:
-        """A short name for people: `torch float32 2T`; what is not known is left out."""
-        threads = None if self.threads is None else f"{self.threads}T"
+        """A short name for people: `torch float32 2T`, `torch int8 4×2T`; unknowns are left out."""
+        times = f"{self.instances}×" if self.instances > 1 else ""
+        threads = None if self.threads is None else f"{times}{self.threads}T"
         return " ".join(filter(None, (self.engine, self.dtype, threads)))
 
 
