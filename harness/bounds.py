@@ -8,11 +8,12 @@ from msgspec import Struct
 
 from harness.model.footprint import Footprint, ModelShape, Quantisation, weight_format
 from harness.records.ceilings import Calibration, Ceilings
+from harness.records.model import Dimensions
 from harness.records.run import Case, Result, Stored
 from harness.units import format_cpu_list
 
 # Types that products of a compute type may be carried out in: a library is free to widen them.
-_MAY_BE = {"f32": ("f32",), "bf16": ("bf16", "f32"), "i8": ("i8", "bf16", "f32")}
+MAY_BE = {"f32": ("f32",), "bf16": ("bf16", "f32"), "i8": ("i8", "bf16", "f32")}
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
@@ -38,10 +39,15 @@ def footprint(result: Result, case: Case) -> Footprint | None:
     stored = stored_of(result, case)
     if stored is None or result.model.sizes is None:
         return None
+    return footprint_of(stored, result.model.sizes)
+
+
+def footprint_of(stored: Stored, sizes: Dimensions) -> Footprint:
+    """What a token costs an engine that keeps a model of these sizes so."""
     body = Quantisation.of(stored.body)
     head = weight_format(stored.head) if stored.head else None
     return Footprint(
-        shape=ModelShape(result.model.sizes),
+        shape=ModelShape(sizes),
         weights=Quantisation(body=body.body, head=head, rest=body.rest),
         kv_element_bytes=stored.kv_element_bytes,
     )
@@ -71,10 +77,10 @@ def of_case(result: Result, case: Case) -> Bounds | None:
     for one in measured(result, case):
         if isinstance(one, Ceilings):
             reads.append(one.read_bytes_per_s)
-            ops += [one.ops_per_s(kind) for kind in _MAY_BE.get(stored.compute, ())]
+            ops += [one.ops_per_s(kind) for kind in MAY_BE.get(stored.compute, ())]
         else:
             reads.append(one.values.get("read"))
-            ops += [one.values.get(kind) for kind in _MAY_BE.get(stored.compute, ())]
+            ops += [one.values.get(kind) for kind in MAY_BE.get(stored.compute, ())]
     return Bounds(
         footprint=found,
         read_bytes_per_s=max(filter(None, reads), default=None),

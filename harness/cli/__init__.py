@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from harness import __version__
-from harness.cli import ceilings, compare, exchange, load, machine, run, serve, show
+from harness.cli import ceilings, compare, exchange, load, machine, run, serve, show, tune
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
-_COMMANDS = (run, load, serve, machine, ceilings, show, compare, exchange)
+_COMMANDS = (run, tune, load, serve, machine, ceilings, show, compare, exchange)
 
 
 def _epilog() -> str:

@@ -15,6 +15,8 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `serves`, optional: True where its engine is a ServingEngine;
 - `serving_bytes(dimensions, dtype, slots, context, chunk, options)`, optional beside it: an
   estimate of its peak memory while it serves, where not that of `slots` whole prompts at once;
+- `TUNABLE`, optional: option name → values that `armbench tune` tries, each by itself beside the
+  defaults of the other options; such as `{"spinning": [True, False]}`;
 - `TRACE`, optional: variables that make its libraries tell which kernels they run. The engine then
   has `trace(work)`, which calls `work` and returns a KernelPath.
 """
