@@ -331,8 +331,8 @@ def _due(known: Known, rules: Rules, alive: Sequence[int]) -> TrialMove:
 
 
 def _too_long(known: Known, rules: Rules, move: TrialMove) -> bool:
-    """Whether the budget has no room for one more trial; the first ones are made all the same."""
-    if rules.budget_s is None or not known.trials:
+    """Whether the budget has no room for one more trial; the first one is made all the same."""
+    if rules.budget_s is None or not known.raced:
         return False
     return known.spent_s + known.cost_s.get(move.candidate, 0.0) > rules.budget_s
 
