@@ -46,6 +46,11 @@ def endpoint_spec_of(spec: Spec) -> EndpointSpec:
         )
     if len(spec.threads) > 1:
         raise ArmbenchError(f"server {spec.server} with threads {spec.threads}", hint="give one")
+    if spec.instances not in ([], [1]):
+        raise ArmbenchError(
+            f"server {spec.server} with instances {spec.instances}",
+            hint="a server of somebody else's is started once; our engines take --instances",
+        )
     same = {f.encode_name for f in structs.fields(LoadKeys)}
     shared = {name: getattr(spec, name) for name in (*same, *_SHARED)}
     kinds = set(spec.load)

@@ -125,7 +125,7 @@ def _of_bound(result: Result, case: Case, figures: dict[str, Estimate]) -> str:
 _COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]] = [
     (Column(label="engine", right=False), lambda r, c, f: c.variant.engine),
     (Column(label="dtype", right=False), lambda r, c, f: c.variant.dtype or MISSING),
-    (Column(label="thr."), lambda r, c, f: str(c.variant.threads or MISSING)),
+    (Column(label="thr."), lambda r, c, f: c.variant.shape or MISSING),
     (Column(label="load", right=False), lambda r, c, f: load_text(c)),
     (Column(label="tokens", unit="in+out"), lambda r, c, f: tokens_text(c)),
     (

@@ -41,15 +41,11 @@ def survey(asked: Asked, wanted: Wanted, machine: Machine) -> Space:
     return space.enumerate_space(asked, wanted, space.room_of(machine, asked.placement), d)
 
 
-def _widest(asked: Asked, found: Space, machine: Machine) -> placement.Placement:
-    """Where the candidate with the most threads in one process runs."""
-    most = max(found.candidates[index].threads for index in found.plans)
-    return placement.place(machine, most, parse_wish(asked.placement))
-
-
 def new_plan(asked: Asked, found: Space, machine: Machine) -> Plan:
     """The plan of the result's file: its cases come with the trials."""
-    where = _widest(asked, found, machine)
+    shapes = {(one.threads, one.instances) for one in (found.candidates[i] for i in found.plans)}
+    wish = parse_wish(asked.placement)
+    where = placement.lay_out(machine, shapes, wish)
     fake = all(found.candidates[index].engine == "fake" for index in found.plans)
     return Plan(
         name="tune",
@@ -59,11 +55,12 @@ def new_plan(asked: Asked, found: Space, machine: Machine) -> Plan:
         seed=asked.seed,
         cpus=where.cpus,
         driver_cpus=where.driver,
-        placement=where.wish,
+        placement=wish.name,
         time_budget_s=asked.budget_s,
         trial_timeout_s=None,
         notes=[*where.notes, *found.notes],
         ceilings=not fake,
+        places=where.places,
     )
 
 

@@ -13,8 +13,6 @@ from harness.engine_run import EngineRun, Prepared
 from harness.engines import EngineSpec
 from harness.errors import ArmbenchError
 from harness.fit import Speed
-from harness.machine import placement
-from harness.machine.wish import parse_wish
 from harness.records.run import Case, Check, Plan, Trial, Variant
 from harness.records.tune import Candidate, Left, Probe, Tune, Why
 from harness.tune import space
@@ -133,26 +131,19 @@ class Candidates:
         """What the engine process of each instance is told."""
         variant = self.variant(index)
         assert variant.dtype is not None
-        assert variant.threads is not None
         folder, _ = conversion.prepare(
             variant, self.run.model, self.run.fingerprint, self.run.plan.cpus
-        )
-        placed = placement.place(
-            self.run.result.machine,
-            variant.threads,
-            parse_wish(self.tune.asked.placement),
-            variant.instances,
         )
         return [
             EngineSpec(
                 engine=variant.engine,
                 checkpoint=str(self.run.model.folder),
                 dtype=variant.dtype,
-                cpus=instance.cpus,
+                cpus=cpus,
                 options=variant.options,
                 prepared=str(folder) if folder else None,
             )
-            for instance in placed.instances
+            for cpus in self.run.plan.instance_cpus(variant)
         ]
 
     def probe(self, indices: Sequence[int], rung: int) -> tuple[list[Probe], Left | None]:

@@ -239,7 +239,7 @@ def _try(space: Space, asked: Asked, room: Room, d: Dimensions, which: Sequence[
 def _memory(resolved: Plan, room: Room, d: Dimensions) -> str | None:
     """Why the case of `resolved` does not fit into memory; None where it does."""
     case = resolved.cases[0]
-    needed = plan.case_memory(case, d) * case.variant.instances
+    needed = plan.case_memory(case, d)
     if needed <= room.memory_bytes:
         return None
     return (
