@@ -74,6 +74,7 @@ def add(commands: Any) -> None:
 
 
 def truth(key: str, text: str) -> bool:
+    """True or false. Raises ArmbenchError for anything else."""
     if text.lower() not in _BOOLEANS:
         raise ArmbenchError(f"--{key} is {text!r}", hint="give true or false")
     return _BOOLEANS[text.lower()]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _OBJECTIVES = ("throughput", "latency", "cost")
 _LOADS = ("single_stream", "offline", "closed")
 _KNOBS = {
-    "engine": "engines to try, comma-separated (default: all that are installed)",
+    "engine": "engines to try, comma-separated (default: all but fake and transformers)",
     "dtype": "dtypes to try, comma-separated (default: all that the engines have)",
     "threads": "threads of an instance, comma-separated (default: powers of two, the cores of a "
     "cache, of a memory node, and all)",
