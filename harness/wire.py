@@ -35,10 +35,18 @@ class Allocate(Struct, tag=True):
 
 
 class Generate(Struct, tag=True):
-    """Pass `tokens` (batch, n), then produce `output_tokens` for each row. Answer: Generated."""
+    """Pass `tokens` (batch, n), then produce `output_tokens` for each row. Answer: Generated.
+
+    One that `may_be_cut` ends after the first token behind which another request has come.
+    """
 
     tokens: list[list[int]]
     output_tokens: int
+    may_be_cut: bool = False
+
+
+class Stop(Struct, tag=True):
+    """Nothing to do, but to end what may be cut: no answer."""
 
 
 class Mark(Struct, tag=True):
@@ -106,6 +114,7 @@ Request = (
     Load
     | Allocate
     | Generate
+    | Stop
     | Mark
     | Report
     | Prepare
