@@ -169,6 +169,7 @@ class Tune(Struct, kw_only=True):
     left: list[Left] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     fitted: bool = False
+    mark: int = 0  # candidates that were barred when it was last looked whom that brings back
     setup_s: float = 0.0
     spent_s: float = 0.0
     stopped: str | None = None

@@ -127,24 +127,21 @@ class Candidates:
 
     # Probes
 
-    def specs(self, index: int) -> list[EngineSpec]:
-        """What the engine process of each instance is told."""
+    def spec(self, index: int) -> EngineSpec:
+        """What the engine process of the first instance is told."""
         variant = self.variant(index)
-        assert variant.dtype is not None
+        assert variant.dtype is not None  # a plan names it
         folder, _ = conversion.prepare(
             variant, self.run.model, self.run.fingerprint, self.run.plan.cpus
         )
-        return [
-            EngineSpec(
-                engine=variant.engine,
-                checkpoint=str(self.run.model.folder),
-                dtype=variant.dtype,
-                cpus=cpus,
-                options=variant.options,
-                prepared=str(folder) if folder else None,
-            )
-            for cpus in self.run.plan.instance_cpus(variant)
-        ]
+        return EngineSpec(
+            engine=variant.engine,
+            checkpoint=str(self.run.model.folder),
+            dtype=variant.dtype,
+            cpus=self.run.plan.instance_cpus(variant)[0],
+            options=variant.options,
+            prepared=str(folder) if folder else None,
+        )
 
     def probe(self, indices: Sequence[int], rung: int) -> tuple[list[Probe], Left | None]:
         """Probes of candidates that differ in batch only; the second part says which one failed.
@@ -155,14 +152,14 @@ class Candidates:
         variant = self.variant(first)
         try:
             job = Job(
-                specs=self.specs(first),
                 lengths=self.tune.asked.lengths,
                 sizes=self.run.model.dimensions,
                 stored=engines.stored(variant.engine, variant.dtype or "", variant.options),
                 seed=self.tune.asked.seed,
                 rung=rung,
             )
-            with Prober(job, self.run.start) as prober:
+            with self.run.fleet(self.spec(first), variant) as fleet:
+                prober = Prober(job, fleet)
                 for index in indices:
                     now = [index]
                     found.append(prober.probe(index, self.tune.candidates[index].batch))
@@ -207,7 +204,7 @@ class Candidates:
         check = msgspec.structs.replace(known, variant=case.variant)
         if all(c.variant != case.variant for c in self.run.result.checks):
             self.run.result.checks.append(check)
-        self.run.ready.append(Prepared(self.specs(case.id)[0], check, {}))
+        self.run.ready.append(Prepared(self.spec(case.id), check, {}))
 
     def _speeds(self, index: int) -> dict[int, Speed]:
         """What the last probe of a candidate told, from which its time limit is drawn."""

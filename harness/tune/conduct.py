@@ -18,6 +18,7 @@ from harness.tune.search import (
     DropMove,
     Known,
     ProbeMove,
+    ReviveMove,
     Rules,
     StopMove,
     TrialMove,
@@ -177,6 +178,8 @@ class Tuning:
         if isinstance(move, DropMove):
             for left in move.left:
                 self.leave_out(left)
+        elif isinstance(move, ReviveMove):
+            self._revive(move)
         elif isinstance(move, StopMove):
             self.tune.stopped = move.reason
             self.listener.say(f"the search ends: {move.reason}")
@@ -184,6 +187,17 @@ class Tuning:
             self._probe(move)
         elif isinstance(move, TrialMove):
             self._try(move)
+
+    def _revive(self, move: ReviveMove) -> None:
+        """Look again at what was slower than a candidate that is out for another reason since."""
+        self.tune.mark = move.mark
+        again = set(move.candidates)
+        for left in self.tune.left:
+            left.candidates = [c for c in left.candidates if c not in again]
+        self.tune.left = [left for left in self.tune.left if left.candidates]
+        if again:
+            names = ", ".join(self.tune.candidates[c].label for c in sorted(again))
+            self.listener.say(f"looked at again, since what was faster is out: {names}")
 
     def _probe(self, move: ProbeMove) -> None:
         label = self.tune.candidates[move.candidates[0]].label

@@ -31,7 +31,8 @@ def known_of(result: Result, groups: list[list[int]]) -> Known:
         groups=groups,
         limits=tune.limits or [None] * len(tune.candidates),
         unit=unit(tune.asked.objective),
-        out={c for left in tune.left for c in left.candidates},
+        out={c: left.why for left in tune.left for c in left.candidates},
+        mark=tune.mark,
         spent_s=tune.spent_s,
     )
     for probe in tune.probes:

@@ -105,7 +105,9 @@ def judge(slo: Slo, trials: Sequence[Trial]) -> Judged | None:
     Each bound is judged at its percentile, or at the highest one below it that so many requests can
     tell (see `stats.NEEDED`). Failed requests are the slowest there are.
     """
-    records = [record for trial in trials for record in trial.records]
+    every = [record for trial in trials for record in trial.records]
+    # What kept an instance busy until the others had done their share was cut off by us.
+    records = [r for r in every if r.finish != "cancelled" or r.http is not None]
     if not records:
         return None
     kept, parts = True, []

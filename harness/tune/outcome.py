@@ -12,6 +12,7 @@ from harness.tune.intervals import Noise, pooled, ratio
 from harness.tune.knowing import known_of, tune_of, valid_of
 from harness.tune.objective import Figures, expected, judge, measured
 from harness.tune.search import (
+    BARRED,
     PROBE_BIAS,
     PROBE_NOISE,
     TRIAL_NOISE,
@@ -41,7 +42,7 @@ def draw(result: Result, rules: Rules) -> Answer:
     running = {
         s.candidate
         for s in standings
-        if s.basis == "trials" and s.kept is not False and s.candidate not in _barred(tune)
+        if s.basis == "trials" and s.kept is not False and known.out.get(s.candidate) not in BARRED
     }
     answer = Answer(winner=None, standings=standings, front=front(standings))
     seen = {c: one for c, one in known.by_trials().items() if c in running}
@@ -58,12 +59,6 @@ def draw(result: Result, rules: Rules) -> Answer:
     return answer
 
 
-def _barred(tune: Tune) -> set[int]:
-    """Candidates that can't win, whatever was measured of them."""
-    barred = ("quality", "slo", "failed", "disturbed", "memory", "missing", "placement")
-    return {c for left in tune.left if left.why in barred for c in left.candidates}
-
-
 def _of_equals(asked: Asked, first: int, tied: Sequence[int], standings: Sequence[Standing]) -> int:
     """The winner among those that can't be told apart: for latency the sooner first token."""
     if asked.objective != "latency":
@@ -76,8 +71,8 @@ def _standings(result: Result, tune: Tune, known: Known) -> list[Standing]:
     """Everything that was measured or probed, trials before probes, the best first."""
     cases = {case.id: case for case in result.plan.cases}
     found = []
-    known.out = set()  # those left out have figures too
-    by_trials, by_probes = known.by_trials(), known.by_probes()
+    # Those left out have figures too.
+    by_trials, by_probes = known.by_trials(known.out), known.by_probes(known.out)
     for c, one in by_trials.items():
         mine = valid_of(result.trials, c)
         figures = mean([measured(t, cases[c]) for t in mine])
@@ -89,7 +84,6 @@ def _standings(result: Result, tune: Tune, known: Known) -> list[Standing]:
         shape = tune.candidates[c]
         figures = mean([expected(tune.asked, shape, p.prefill_s, p.step_s) for p in mine_probes])
         found.append(_standing(c, "probes", one, figures, tune, []))
-    known.out = {c for left in tune.left for c in left.candidates}
     return sorted(found, key=lambda s: (s.basis == "probes", -s.score))
 
 

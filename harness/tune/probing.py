@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import TypeVar
-
 from msgspec import Struct
 
 from harness import wire
 from harness.bounds import footprint_of
 from harness.engine_process import EngineProcess
-from harness.engines import EngineSpec
+from harness.fleet import Fleet
 from harness.load import driver
 from harness.load.prompts import prompts
 from harness.model.footprint import ModelShape
 from harness.records.model import Dimensions
 from harness.records.run import LoadPoint, RequestRecord, Stored
 from harness.records.tune import Probe
-
-T = TypeVar("T")
-Start = Callable[[EngineSpec], EngineProcess]
 
 _TIMEOUT_S = 1800.0
 # What one part of a probe, prompts or steps, may take: prompts are shortened to it.
@@ -39,9 +31,8 @@ def probe_seconds(seen: Probe, lengths: tuple[int, int]) -> float:
 
 
 class Job(Struct, kw_only=True):
-    """What to probe: a spec for each instance, and how the engine keeps the model."""
+    """What a probe is brought to: the asked lengths, and how the engine keeps the model."""
 
-    specs: Sequence[EngineSpec]
     lengths: tuple[int, int]
     sizes: Dimensions
     stored: Stored | None
@@ -50,42 +41,23 @@ class Job(Struct, kw_only=True):
 
 
 class Prober:
-    """The processes of one job, loaded; use as a context manager.
+    """Times batches in the processes of `fleet`, which it loads.
 
     Raises EngineFailed or ArmbenchError as soon as one of them can't go on.
     """
 
-    def __init__(self, job: Job, start: Start) -> None:
-        self.job, self.start = job, start
-        self.stack = ExitStack()
-        self.processes: list[EngineProcess] = []
-        self.load_s = 0.0
-
-    def __enter__(self) -> Prober:
-        try:
-            specs = self.job.specs
-            self.pool = self.stack.enter_context(ThreadPoolExecutor(len(specs)))
-            self.processes = [self.stack.enter_context(self.start(spec)) for spec in specs]
-            asked = [wire.Load(spec) for spec in specs]
-            loaded = self.pool.map(
-                lambda pair: pair[0].ask(pair[1], wire.Loaded, _TIMEOUT_S),
-                zip(self.processes, asked, strict=True),
-            )
-            self.load_s = max(one.seconds for one in loaded)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self.processes:
-            process.kill()  # a thread of the pool that still waits for it is set free
-        self.stack.close()
+    def __init__(self, job: Job, fleet: Fleet) -> None:
+        self.job, self.fleet = job, fleet
+        loaded = fleet.each(
+            lambda n, process: process.ask(wire.Load(fleet.specs[n]), wire.Loaded, _TIMEOUT_S)
+        )
+        self.load_s = max(one.seconds for one in loaded)
 
     def probe(self, candidate: int, batch: int) -> Probe:
         """Time `batch` sequences in every instance at once."""
         context = sum(self.job.lengths)
-        self._all(lambda p: p.ask(wire.Allocate(batch, context), wire.Done, _TIMEOUT_S))
+        room = wire.Allocate(batch, context)
+        self.fleet.each(lambda _, process: process.ask(room, wire.Done, _TIMEOUT_S))
         warm = self._time(batch, min(_WARM_TOKENS, self.job.lengths[0]), _WARM_STEPS)
         tokens = self._tokens(warm[0])
         steps = self._steps(warm[1])
@@ -133,14 +105,11 @@ class Prober:
         )
         rows = prompts(load, seed=job.seed, repeat=-1, vocabulary=job.sizes.vocabulary)[0]
 
-        def send(process: EngineProcess) -> list[RequestRecord]:
+        def send(_: int, process: EngineProcess) -> list[RequestRecord]:
             return driver.send(process, rows, steps + 1, first_id=0, timeout_s=_TIMEOUT_S)
 
-        seen = [driver.phases(records[0]) for records in self._all(send)]
+        seen = [driver.phases(records[0]) for records in self.fleet.each(send)]
         return (
             sum(prefill for prefill, _ in seen) / len(seen),
             sum(step for _, step in seen) / len(seen),
         )
-
-    def _all(self, work: Callable[[EngineProcess], T]) -> list[T]:
-        return list(self.pool.map(work, self.processes))

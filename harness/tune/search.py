@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
-from harness.records.tune import Left
+from harness.records.tune import Left, Why
 from harness.tune.intervals import Interval, Noise, interval, pooled, ratio
 
 # A probe stands for a whole trial up to this much, whatever it costs to make it: it is shorter, on
@@ -32,6 +32,11 @@ PROBE_BIAS = 0.06
 # shared one by 5 to 10 %.
 PROBE_NOISE = Noise(0.08, 4)
 TRIAL_NOISE = Noise(0.05, 3)
+# What excludes a candidate for what it is; the other reasons compare it with one that may be
+# excluded later.
+BARRED: tuple[Why, ...] = (
+    *("missing", "placement", "memory", "conversion", "quality", "slo", "failed", "disturbed"),
+)
 # A bound is a measured ceiling, which a kernel of somebody else's may pass by a few percent.
 BOUND_SLACK = 1.05
 
@@ -78,13 +83,19 @@ class Known(Struct, kw_only=True):
     broken: dict[int, str] = field(default_factory=dict)  # how the SLO is not kept
     doubts: dict[int, str] = field(default_factory=dict)  # what spoilt or failed the last trial
     cost_s: dict[int, float] = field(default_factory=dict)
-    out: set[int] = field(default_factory=set)
+    out: dict[int, Why] = field(default_factory=dict)
+    mark: int = 0  # so many were barred when it was last looked whom that brings back
     spent_s: float = 0.0
 
     @property
     def alive(self) -> list[int]:
         """Candidates that are still looked at."""
         return [c for c in range(len(self.names)) if c not in self.out]
+
+    @property
+    def barred(self) -> int:
+        """How many are out for what they are."""
+        return sum(why in BARRED for why in self.out.values())
 
     @property
     def raced(self) -> bool:
@@ -99,20 +110,20 @@ class Known(Struct, kw_only=True):
         """Trials of one candidate that do not count."""
         return self.spoilt.get(candidate, 0) + self.failed.get(candidate, 0)
 
-    def by_probes(self) -> dict[int, Interval]:
-        """Intervals from probes, of those that are still looked at."""
+    def by_probes(self, also: Iterable[int] = ()) -> dict[int, Interval]:
+        """Intervals from probes, of those that are still looked at and of `also`."""
         noise = pooled(self.probes.values(), PROBE_NOISE)
-        found = ((c, self.probes.get(c)) for c in self.alive)
+        found = ((c, self.probes.get(c)) for c in sorted({*self.alive, *also}))
         return {c: interval(v, noise, bias=PROBE_BIAS) for c, v in found if v}
 
     def noise(self) -> Noise:
         """What the trials of all candidates show of their noise."""
         return pooled(self.trials.values(), TRIAL_NOISE)
 
-    def by_trials(self) -> dict[int, Interval]:
-        """Intervals from valid trials, of those that are still looked at."""
+    def by_trials(self, also: Iterable[int] = ()) -> dict[int, Interval]:
+        """Intervals from valid trials, of those that are still looked at and of `also`."""
         noise = self.noise()
-        found = ((c, self.trials.get(c)) for c in self.alive)
+        found = ((c, self.trials.get(c)) for c in sorted({*self.alive, *also}))
         return {c: interval(v, noise) for c, v in found if v}
 
 
@@ -136,13 +147,20 @@ class DropMove(Struct, frozen=True):
     left: tuple[Left, ...]
 
 
+class ReviveMove(Struct, frozen=True):
+    """Look at these again: what they were slower than is barred. `mark` is the new `Known.mark`."""
+
+    candidates: tuple[int, ...]
+    mark: int
+
+
 class StopMove(Struct, frozen=True):
     """The search is over."""
 
     reason: str
 
 
-Move = ProbeMove | TrialMove | DropMove | StopMove
+Move = ProbeMove | TrialMove | DropMove | ReviveMove | StopMove
 
 
 def next_move(known: Known, rules: Rules) -> Move:
@@ -152,11 +170,13 @@ def next_move(known: Known, rules: Rules) -> Move:
         return DropMove(tuple(left))
     if rules.exhaustive:
         return _sweep(known, rules)
-    if not known.raced:
-        if left := _bounded(known):
-            return DropMove(tuple(left))
-        if (move := _probing(known, rules)) is not None:
-            return move
+    if known.barred > known.mark:
+        return ReviveMove(tuple(_revived(known, rules)), known.barred)
+    if left := _bounded(known):
+        return DropMove(tuple(left))
+    probing = not known.raced or any(c not in known.probes for c in known.alive)
+    if probing and (move := _probing(known, rules)) is not None:
+        return move
     return _race(known, rules)
 
 
@@ -181,6 +201,31 @@ def _spoilt(known: Known, rules: Rules) -> list[Left]:
             text = f"{known.spoilt[c]} of {known.spoilt[c] + known.count(c)} trials don't count"
             found.append(_left([c], "disturbed", f"{text}, the last because {doubt}"))
     return found
+
+
+def _revived(known: Known, rules: Rules) -> list[int]:
+    """Those that were slower than somebody who is barred since, and may now be the best.
+
+    Of those that were probed as many as there is room for, the best first.
+    """
+    waiting = [c for c, why in known.out.items() if why not in BARRED and c not in known.trials]
+    if not known.probes:
+        return []
+    seen = known.by_probes(waiting)
+    mine = known.by_probes()
+    low = max((one.low for one in (mine or seen).values()), default=0.0)
+    able = sorted(
+        (c for c in waiting if c in seen and seen[c].high >= low), key=lambda c: -seen[c].value
+    )
+    room = _room(known, rules, [*known.alive, *able]) if known.raced else len(waiting)
+    unknown = [
+        c
+        for c in waiting
+        if c not in seen
+        and known.out[c] == "bound"
+        and (known.limits[c] or 0.0) * BOUND_SLACK >= low
+    ]
+    return sorted([*able[: max(0, room - len(known.alive))], *unknown])
 
 
 def _number(value: float) -> str:

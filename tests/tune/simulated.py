@@ -15,6 +15,7 @@ from harness.tune.search import (
     DropMove,
     Known,
     ProbeMove,
+    ReviveMove,
     Rules,
     StopMove,
     TrialMove,
@@ -44,6 +45,7 @@ class Point(Struct, frozen=True, kw_only=True):
     batch: int
     speed: float
     limit: float | None = None
+    crashes: bool = False  # in whole trials, not in probes
 
 
 class Simulated(Struct, kw_only=True):
@@ -88,10 +90,15 @@ class Simulated(Struct, kw_only=True):
 
     def _take(self, known: Known, move: object, chance: random.Random, biases: list[float]) -> None:
         if isinstance(move, DropMove):
-            gone = {c for left in move.left for c in left.candidates}
+            gone = {c: left.why for left in move.left for c in left.candidates}
             assert gone, "a move must change what is known"
-            assert not gone & known.out
+            assert not gone.keys() & known.out.keys()
             known.out |= gone
+        elif isinstance(move, ReviveMove):
+            assert move.mark > known.mark
+            known.mark = move.mark
+            for c in move.candidates:
+                del known.out[c]
         elif isinstance(move, ProbeMove):
             process = chance.gauss(0, self.sd)
             for c in move.candidates:
@@ -101,6 +108,9 @@ class Simulated(Struct, kw_only=True):
             known.spent_s += LOAD_S + PROBE_S * len(move.candidates)
         elif isinstance(move, TrialMove):
             known.spent_s += TRIAL_S
+            if self.points[move.candidate].crashes:
+                known.failed[move.candidate] = known.failed.get(move.candidate, 0) + 1
+                return
             if chance.random() < self.disturbed:
                 known.spoilt[move.candidate] = known.spoilt.get(move.candidate, 0) + 1
                 return

@@ -190,6 +190,20 @@ def test_a_broken_promise_and_a_crash_exclude_the_fastest() -> None:
     assert "killed by SIGSEGV" in move.left[1].reason
 
 
+def test_what_was_slower_than_a_winner_that_fails_gets_another_chance() -> None:
+    """Three engines exclude the rest in probes, and crash at the whole length."""
+    points = [
+        Point(family=f, threads=1, batch=1, speed=s, crashes=True)
+        for f, s in (("a", 500.0), ("b", 450.0), ("c", 440.0))
+    ]
+    points += thread_curve("right", YITIAN)
+    points.append(Point(family="bound", threads=1, batch=1, speed=125.0, limit=126.0))
+    one = Simulated(points=points, seed=1, sd=0.03, rules=Rules(budget_s=1500.0))
+    assert one.run() == len(points) - 1
+    assert one.known is not None
+    assert {one.known.out[c] for c in range(3)} == {"failed"}
+
+
 def test_a_family_without_a_probe_goes_first_and_a_better_one_more_often() -> None:
     points = [Point(family="good", threads=t, batch=1, speed=100.0) for t in range(1, 21)]
     points += [Point(family="bad", threads=t, batch=1, speed=50.0) for t in range(1, 21)]
