@@ -199,11 +199,15 @@ def _execute(arguments: argparse.Namespace) -> Exit:
 
 
 def _exit(result: Result) -> Exit:
-    """Fine with a winner, tied or not; inconclusive where one trial is all there is of it."""
+    """Fine with a winner, tied or not.
+
+    Inconclusive where one trial is all there is of it, or what looked faster was always disturbed.
+    """
     answer = result.tune.answer if result.tune else None
     if answer is None or answer.winner is None:
         return Exit.INVALID
-    return Exit.FINE if answer.standings[0].n > 1 else Exit.INCONCLUSIVE
+    doubtful = bool(answer.unmeasured) or answer.standings[0].n < 2
+    return Exit.INCONCLUSIVE if doubtful else Exit.FINE
 
 
 def _write_plan(arguments: argparse.Namespace, result: Result, path: Path) -> Path | None:

@@ -139,12 +139,14 @@ class Answer(Struct, kw_only=True):
     """What was found. `tied` are those that the trials can't tell from the winner.
 
     `open` are those of them that may be better by more than the margin that counts as a tie.
+    `unmeasured` looked better in probes, but were disturbed whenever they were tried.
     `front` are the ids on the Pareto front of time per output token against throughput.
     """
 
     winner: int | None
     tied: list[int] = field(default_factory=list)
     open: list[int] = field(default_factory=list)
+    unmeasured: list[int] = field(default_factory=list)
     standings: list[Standing] = field(default_factory=list)  # the best first
     front: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from harness import prices
 from harness.records.run import Result
-from harness.records.tune import Answer, Standing, Step, Tune
+from harness.records.tune import Answer, Left, Standing, Step, Tune
 from harness.reports.sheet import MISSING, Column, Sheet, number
 from harness.units import format_duration
 
 _RUNNERS_UP = 8
 _LISTED = 3  # candidates named for one reason
+_ALIKE = ("slower", "bound", "budget")  # reasons that many candidates share
 _OBJECTIVES = {
     "throughput": "output throughput",
     "latency": "time per output token",
@@ -113,7 +114,16 @@ def verdict(tune: Tune, answer: Answer) -> list[str]:
         notes.append(f"these trials can't tell it from {names}")
     if answer.open and tune.stopped is not None:
         names = ", ".join(tune.candidates[c].label for c in answer.open)
-        notes.append(f"not decided: {names} may be better by more than 2 %; a larger budget tells")
+        advice = (
+            "give it a larger budget" if "budget" in tune.stopped else "a quieter machine tells"
+        )
+        notes.append(f"not decided: {names} may be better by more than 2 %: {advice}")
+    if answer.unmeasured:
+        names = ", ".join(tune.candidates[c].label for c in answer.unmeasured)
+        notes.append(
+            f"not decided: {names} looked faster in short probes, but something else disturbed "
+            "every trial: repeat it on a quiet machine"
+        )
     judged = next((s.slo for s in answer.standings if s.candidate == answer.winner and s.slo), None)
     notes += [f"SLO, judged on the trials: {judged}"] if judged else []
     notes.append(_effort(tune))
@@ -180,7 +190,7 @@ def _ratio(step: Step) -> str:
 
 def left_sheet(tune: Tune) -> Sheet:
     """What was left out, and why."""
-    rows = [[left.why, _some(tune, left.candidates), left.reason] for left in tune.left]
+    rows = [[left.why, _some(tune, left.candidates), left.reason] for left in _gathered(tune)]
     return Sheet(
         title="left out",
         columns=[
@@ -190,6 +200,31 @@ def left_sheet(tune: Tune) -> Sheet:
         ],
         rows=rows,
     )
+
+
+def _gathered(tune: Tune) -> list[Left]:
+    """What was left out, those that were only slower together, with the reason of the nearest."""
+    many: dict[str, list[Left]] = {}
+    rest = []
+    for left in tune.left:
+        if left.why in _ALIKE:
+            many.setdefault(left.why, []).append(left)
+        else:
+            rest.append(left)
+    scores = {s.candidate: s.score for s in tune.answer.standings} if tune.answer else {}
+    for why, every in many.items():
+        nearest = max(every, key=lambda one: max(scores.get(c, 0.0) for c in one.candidates))
+        candidates = [c for left in every for c in left.candidates]
+        more = "" if len(candidates) == 1 else "the nearest, "
+        names = "" if not more else f"{_some(tune, nearest.candidates)}: "
+        rest.append(
+            Left(
+                candidates=candidates,
+                why=every[0].why,
+                reason=f"{more}{names}{nearest.reason}" if why != "budget" else nearest.reason,
+            )
+        )
+    return rest
 
 
 def _some(tune: Tune, which: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -34,7 +35,7 @@ class Candidates:
     def __init__(self, run: EngineRun, tune: Tune, plans: dict[int, Plan]) -> None:
         self.run, self.tune, self.plans = run, tune, plans
         self.checks: dict[bytes, Check] = {}
-        self.reference: str | None = None
+        self.reference: Path | str | None = None  # a text says why there is none
         for check in run.result.checks:
             self.checks.setdefault(self._key(check.variant), check)
 
@@ -109,13 +110,13 @@ class Candidates:
     def is_checked(self, index: int) -> bool:
         return self._key(self.variant(index)) in self.checks
 
-    def _reference(self, index: int) -> str:
+    def _reference(self, index: int) -> Path | str:
         """The reference's file, or why there is none: what `prepare_variant` takes."""
         if self.variant(index).engine == "fake":
             return "the fake engine computes nothing"
         if self.reference is None:
             try:
-                self.reference = str(self.run.reference())
+                self.reference = self.run.reference()
             except EngineFailed as error:
                 self.reference = f"no reference: {error.reason}"
         return self.reference

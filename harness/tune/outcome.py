@@ -54,6 +54,12 @@ def draw(result: Result, rules: Rules) -> Answer:
     answer.winner = _of_equals(tune.asked, first, answer.tied, standings)
     if answer.winner != first:
         answer.tied = [c for c in [first, *answer.tied] if c != answer.winner]
+    score = seen[answer.winner].value
+    answer.unmeasured = [
+        s.candidate
+        for s in standings
+        if s.basis == "probes" and s.score > score and known.out.get(s.candidate) == "disturbed"
+    ]
     answer.standings = sorted(standings, key=lambda s: s.candidate != answer.winner)  # stable
     answer.steps = steps(tune, known, answer.winner)
     return answer

@@ -229,7 +229,7 @@ def _revived(known: Known, rules: Rules) -> list[int]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _best(seen: Mapping[int, Interval]) -> int:
@@ -396,7 +396,7 @@ def _race(known: Known, rules: Rules) -> Move:
         if rounds >= rules.rounds_least and not rivals(seen, rules.tie):
             return StopMove("decided")
         if rounds >= rules.rounds_most:
-            return StopMove(f"{rounds} trials of each are the most it makes")
+            return StopMove(f"{rounds} trials of each, the most it makes, do not tell more")
     move = _due(known, rules, alive)
     return StopMove("the budget is spent") if _too_long(known, rules, move) else move
 

@@ -145,6 +145,20 @@ def test_probes_answer_where_there_is_no_trial_and_say_so() -> None:
     assert answer.steps[0].basis == "probes"
 
 
+def test_a_faster_one_that_was_always_disturbed_leaves_the_answer_in_doubt() -> None:
+    result = searched([[20, 20], [10]], engines(1, 2))
+    assert result.tune is not None
+    result.trials[-1].invalid = ["other processes used 1 of 2 CPUs"]
+    probe = Probe(candidate=1, rung=0, prefill_s=0.01, step_s=0.01, load_s=1.0, input_tokens=100)
+    result.tune.probes = [probe]
+    result.tune.left = [Left(candidates=[1], why="disturbed", reason="so")]
+    result.tune.answer = outcome.draw(result, Rules())
+    assert (result.tune.answer.winner, result.tune.answer.unmeasured) == (0, [1])
+    assert "looked faster in short probes" in texts(tune_sheets(result))
+    result.tune.left[0].why = "slower"
+    assert outcome.draw(result, Rules()).unmeasured == []
+
+
 def texts(sheets: Sequence[Sheet]) -> str:
     return "\n".join(
         [cell for s in sheets for row in s.rows for cell in row]
