@@ -275,6 +275,7 @@ class EngineRun(Run):
         asked = served_trial.ServedTrial(
             machine=self.result.machine,
             spec=self.prepared(case).spec,
+            cpus=self.plan.instance_cpus(case.variant),
             setting=setting,
             vocabulary=self.vocabulary,
             model=self.result.model.name,

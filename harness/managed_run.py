@@ -141,12 +141,12 @@ class ManagedRun(EndpointRun):
             used = server.cpu_s()
             with self.connected(endpoint, target, choose_view(endpoint, metrics)):
                 self.own_pids = [process.pid for process in server.processes()]
-                self.engine = (server.busiest(used), list(self.settings.cpus))
+                self.engines = [(server.busiest(used), list(self.settings.cpus))]
                 self.server = server
                 try:
                     yield
                 finally:
-                    self.server, self.engine = None, None
+                    self.server, self.engines = None, []
             server.check("by the end of its trial")
             self.facts = server.facts()
 

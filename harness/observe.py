@@ -13,7 +13,7 @@ from harness.machine.during import During
 from harness.machine.judge import judge
 from harness.machine.proof import Watch, warnings
 from harness.records.machine import Machine
-from harness.records.run import InstanceSeen, Trial, Usage
+from harness.records.run import InstanceSeen, PlacementProof, Trial, Usage
 from harness.wire import Reported
 
 _INTERVAL_S = 0.25
@@ -65,23 +65,25 @@ def watches(
 
 def tell_engines(trial: Trial, seen: Sequence[Watch], reported: Sequence[Reported]) -> None:
     """What every engine process used, and the proof where it ran, into `trial`."""
-    proofs = [w.proof(r.runtime, r.policy) for w, r in zip(seen, reported, strict=True)]
     trial.engine_facts = reported[0].facts
     trial.usage = add_usage([r.usage for r in reported])
-    for number, proof in enumerate(proofs):
-        found = warnings(proof)
-        if len(proofs) > 1:
-            for finding in found:
-                finding.message = f"instance {number}: {finding.message}"
-        trial.findings += found
+    prove(trial, [w.proof(r.runtime, r.policy) for w, r in zip(seen, reported, strict=True)])
+    for one, told in zip(trial.instances, reported, strict=bool(trial.instances)):
+        one.usage = told.usage
+
+
+def prove(trial: Trial, proofs: Sequence[PlacementProof]) -> None:
+    """Where every engine process ran, into `trial`, with what must be known of it."""
     if len(proofs) == 1:
         trial.placement = proofs[0]
+        trial.findings += warnings(proofs[0])
         return
-    known = trial.instances or [InstanceSeen() for _ in proofs]
-    trial.instances = [
-        replace(one, usage=r.usage, placement=proof)
-        for one, r, proof in zip(known, reported, proofs, strict=True)
-    ]
+    trial.instances = trial.instances or [InstanceSeen() for _ in proofs]
+    for number, (one, proof) in enumerate(zip(trial.instances, proofs, strict=True)):
+        one.placement = proof
+        for finding in warnings(proof):
+            text = f"instance {number}: {finding.message}"
+            trial.findings.append(replace(finding, message=text))
 
 
 def add_usage(each: Sequence[Usage]) -> Usage:

@@ -180,8 +180,8 @@ class Stepped(Struct, tag=True):
 
     `decoding` sequences got one more token each, `prefill_tokens` of prompts were passed. Counted
     after it are those `waiting` and `running`, and the KV tokens reserved. `started` are the
-    requests that got a slot for it. Request `ids[n]` got `tokens[n]`, its last one where `ends[n]`
-    says why.
+    requests that got a slot for it; of the prompt of `filled_ids[n]` it passed `filled[n]` tokens.
+    Request `ids[n]` got `tokens[n]`, its last one where `ends[n]` says why.
     """
 
     start_ns: int
@@ -195,6 +195,8 @@ class Stepped(Struct, tag=True):
     ids: list[int]
     tokens: list[int]
     ends: list[Literal["stop", "length"] | None]
+    filled_ids: list[int] = field(default_factory=list)
+    filled: list[int] = field(default_factory=list)
 
 
 class Broken(Struct, tag=True):

@@ -55,6 +55,7 @@ LAYERS = {
     "load.keys": 1,
     "serving.fairness": 1,
     "serving.scheduler": 1,
+    "serving.outstanding": 1,
     "serving.refusal": 1,
     "serving.tokens": 1,
     "serving.chat": 1,
