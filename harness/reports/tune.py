@@ -158,10 +158,11 @@ def _effort(tune: Tune) -> str:
 def front_sheet(result: Result, tune: Tune, answer: Answer) -> Sheet:
     """Those that none beats in both latency and throughput."""
     by_id = {s.candidate: s for s in answer.standings}
+    gone: dict[int, str] = {c: left.why for left in tune.left for c in left.candidates}
     return Sheet(
         title="Pareto front: time per output token against throughput and cost",
         columns=_COLUMNS,
-        rows=[_row(result, tune, by_id[c], "") for c in answer.front],
+        rows=[_row(result, tune, by_id[c], _mark(answer, by_id[c], gone)) for c in answer.front],
     )
 
 

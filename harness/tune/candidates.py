@@ -145,11 +145,14 @@ class Candidates:
         )
 
     def probe(self, indices: Sequence[int], rung: int) -> tuple[list[Probe], Left | None]:
-        """Probes of candidates that differ in batch only; the second part says which one failed.
+        """Probes of candidates of one process; the second part says which one failed.
 
-        Those after it are not probed.
+        Those after it are not probed. No server is in a probe, so that one of a batch tells of
+        every chunk.
         """
-        first, found, now = indices[0], [], list(indices)
+        first, now = indices[0], list(indices)
+        found: dict[int, Probe] = {}  # the first of each batch
+        probes: list[Probe] = []
         variant = self.variant(first)
         try:
             job = Job(
@@ -162,13 +165,15 @@ class Candidates:
             with self.run.fleet(self.spec(first), variant) as fleet:
                 prober = Prober(job, fleet)
                 for index in indices:
-                    now = [index]
-                    found.append(prober.probe(index, self.tune.candidates[index].batch))
+                    now, batch = [index], self.tune.candidates[index].batch
+                    if batch not in found:
+                        found[batch] = prober.probe(index, batch)
+                    probes.append(msgspec.structs.replace(found[batch], candidate=index))
         except EngineFailed as error:
-            return found, _left(now, "failed", f"its probe failed: {error.reason}")
+            return probes, _left(now, "failed", f"its probe failed: {error.reason}")
         except ArmbenchError as error:
-            return found, _left(now, "failed", f"its probe failed: {error.message}")
-        return found, None
+            return probes, _left(now, "failed", f"its probe failed: {error.message}")
+        return probes, None
 
     # Trials
 

@@ -12,7 +12,7 @@ from harness.engine_run import EngineRun
 from harness.records.run import Plan, Result, Trial
 from harness.records.tune import Left, Probe, Tune
 from harness.tune import fitting, outcome, space, writing
-from harness.tune.candidates import Candidates
+from harness.tune.candidates import Candidates, guard_key
 from harness.tune.knowing import known_of
 from harness.tune.search import (
     DropMove,
@@ -24,7 +24,6 @@ from harness.tune.search import (
     TrialMove,
     next_move,
 )
-from harness.units import format_duration
 
 
 class Listener(runner.Listener, Protocol):
@@ -112,7 +111,7 @@ class Tuning:
         seen: set[bytes] = set()
         for index in sorted(self.hands.plans):
             one = self.tune.candidates[index]
-            key = self._usual_key(index)
+            key = guard_key(one)
             if key in seen or index not in self._alive():
                 continue
             seen.add(key)
@@ -126,11 +125,6 @@ class Tuning:
         if not self.tune.limits:
             self.listener.phase("ceilings of one CPU and of all")
             self.tune.limits = self.hands.limits()
-
-    def _usual_key(self, index: int) -> bytes:
-        from harness.tune.candidates import guard_key
-
-        return guard_key(self.tune.candidates[index])
 
     def _usual_options(self, index: int) -> dict[str, object]:
         """Those of the first candidate of the same family."""
@@ -202,7 +196,7 @@ class Tuning:
     def _probe(self, move: ProbeMove) -> None:
         label = self.tune.candidates[move.candidates[0]].label
         more = len(move.candidates) - 1
-        others = f" and {more} more of its batch sizes" if more else ""
+        others = f" and {more} more of its kind" if more else ""
         self.listener.phase(f"probe {move.rung + 1}: {label}{others}")
         with self._clock("spent_s"):
             probes, left = self.hands.probe(move.candidates, move.rung)
@@ -228,10 +222,3 @@ class Tuning:
             trial = self.hands.trial(move.candidate, len(self.result.trials))
         self.result.trials.append(trial)
         self.listener.tried(self.tune, trial)
-
-
-def budget_left(tune: Tune) -> str:
-    """What is left of the budget, in words."""
-    if tune.asked.budget_s is None:
-        return f"{format_duration(tune.spent_s)} spent"
-    return f"{format_duration(max(0.0, tune.asked.budget_s - tune.spent_s))} of the budget left"

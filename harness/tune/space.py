@@ -197,10 +197,11 @@ def _instances(wanted: Wanted, machine: Machine, threads: int, *, single: bool) 
 
 
 def groups(candidates: Sequence[Candidate]) -> list[list[int]]:
-    """Indices of candidates that differ in batch only: one process can probe them."""
+    """Indices of candidates that differ in batch and chunk only: one process can probe them."""
     found: dict[bytes, list[int]] = {}
     for index, one in enumerate(candidates):
-        key = msgspec.json.encode(msgspec.structs.replace(one, batch=0), order="deterministic")
+        process = msgspec.structs.replace(one, batch=0, chunk=None)
+        key = msgspec.json.encode(process, order="deterministic")
         found.setdefault(key, []).append(index)
     return list(found.values())
 

@@ -132,12 +132,13 @@ def test_unknown_names_are_refused_with_the_nearest(sizes: Dimensions) -> None:
         found(server(2), sizes, Wanted(engine=["fake"], dtype=["float23"]))
 
 
-def test_one_process_probes_what_differs_in_batch_only(sizes: Dimensions) -> None:
-    every = found(server(4), sizes).candidates
+def test_one_process_probes_what_differs_in_batch_and_chunk_only(sizes: Dimensions) -> None:
+    wanted = Wanted(engine=["fake"], chunk=[32, 64])
+    every = found(server(4), sizes, wanted, load="closed").candidates
     for group in space.groups(every):
         keys = {(c.engine, c.dtype, c.threads, c.instances) for c in (every[i] for i in group)}
         assert len(keys) == 1
-        assert len({every[i].batch for i in group}) == len(group)
+        assert len({(every[i].batch, every[i].chunk) for i in group}) == len(group) == 6
 
 
 @pytest.mark.parametrize("load", ["offline", "single_stream", "closed"])
