@@ -90,13 +90,7 @@ def new_tuning(
     now = datetime.datetime.now(datetime.UTC)
     path = store.new_path(results, machine_slug(machine), resolved.name, now)
     listener.started(machine, resolved)
-
-    def progress(done: int, total: int) -> None:
-        listener.phase("writing synthetic weights", done / total)
-
-    listener.phase("opening the checkpoint")
-    model = checkpoints.resolve(asked.model, progress=progress)
-    listener.phase("hashing the weights")
+    model = begin.open_checkpoint(asked.model, listener)
     spec = plan.Spec(model=asked.model, price=money.price, instance=money.instance)
     result = begin.new_result(spec, resolved, machine, model)
     result.tune = Tune(

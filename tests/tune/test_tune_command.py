@@ -86,6 +86,19 @@ def test_an_engine_that_crashes_is_left_out_and_the_other_one_wins(
     assert "SIGSEGV" in failed.reason
 
 
+@needs_two
+def test_an_exhaustive_search_measures_each_candidate_so_often(
+    qwen3: Path, tmp_path: Path, quiet: None
+) -> None:
+    code, result = tune(tmp_path, qwen3, "--batch", "1", "--exhaustive", "--repeats", "2")
+    assert code == Exit.FINE
+    assert result.tune is not None
+    assert result.tune.probes == []
+    assert sorted(t.case for t in result.trials) == [0, 0, 1, 1]
+    assert result.tune.answer is not None
+    assert {s.n for s in result.tune.answer.standings} == {2}
+
+
 def test_a_dry_run_prints_the_space_and_starts_nothing(
     qwen3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
