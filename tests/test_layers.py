@@ -84,7 +84,7 @@ LAYERS = {
     "served_trial": 4,
     "worker": 3,
     "engine_process": 3,
-    "fleet": 3,
+    "crew": 3,
     "conversion": 3,
     "load": 3,
     "ab": 4,

@@ -18,7 +18,7 @@ import pytest
 from harness import engines, metrics, store, validity, wire
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
-from harness.fleet import Fleet
+from harness.crew import Crew
 from harness.load.together import run_together
 from harness.metrics import together
 from harness.records.run import Case, InstanceSeen, LoadPoint, RequestRecord, Trial, Variant
@@ -37,7 +37,7 @@ CASE = Case(
 
 
 @contextmanager
-def fleet(folder: Path, *steps_s: float) -> Iterator[Fleet]:
+def crew(folder: Path, *steps_s: float) -> Iterator[Crew]:
     """A loaded fake engine on a CPU of its own for each time of a step."""
     specs = [
         EngineSpec(
@@ -49,7 +49,7 @@ def fleet(folder: Path, *steps_s: float) -> Iterator[Fleet]:
         )
         for cpu, step_s in zip(CPUS, steps_s, strict=True)
     ]
-    with Fleet(specs, lambda spec: EngineProcess(spec.cpus, {})) as started:
+    with Crew(specs, lambda spec: EngineProcess(spec.cpus, {})) as started:
 
         def ready(number: int, process: EngineProcess) -> None:
             process.ask(wire.Load(started.specs[number]), wire.Loaded, 60)
@@ -59,7 +59,7 @@ def fleet(folder: Path, *steps_s: float) -> Iterator[Fleet]:
         yield started
 
 
-def run(started: Fleet) -> Trial:
+def run(started: Crew) -> Trial:
     records = run_together(started, LOAD, seed=1, repeat=0, vocabulary=4096, timeout_s=30)
     return trial(records)
 
@@ -82,7 +82,7 @@ def value(name: str, made: Trial) -> float:
 
 
 def test_instances_begin_at_one_instant_and_each_has_prompts_of_its_own(qwen3: Path) -> None:
-    with fleet(qwen3, 0.004, 0.004) as started:
+    with crew(qwen3, 0.004, 0.004) as started:
         made = run(started)
     first = [own(made, n)[0] for n in range(2)]
     assert first[0].due_ns == first[1].due_ns
@@ -95,7 +95,7 @@ def test_instances_begin_at_one_instant_and_each_has_prompts_of_its_own(qwen3: P
 def test_the_faster_one_keeps_busy_until_the_slower_has_done_its_share_and_is_cut_off(
     qwen3: Path,
 ) -> None:
-    with fleet(qwen3, 0.002, 0.006) as started:
+    with crew(qwen3, 0.002, 0.006) as started:
         made = run(started)
     fast, slow = own(made, 0), own(made, 1)
     assert len(slow) in (3, 4)  # the last of the slow one may end a moment before it is told
@@ -115,7 +115,7 @@ def test_the_faster_one_keeps_busy_until_the_slower_has_done_its_share_and_is_cu
 
 
 def test_a_late_instance_is_named_and_what_was_done_without_it_is_in_no_rate(qwen3: Path) -> None:
-    with fleet(qwen3, 0.005, 0.005) as started:
+    with crew(qwen3, 0.005, 0.005) as started:
         late = started.processes[1].pid
         os.kill(late, signal.SIGSTOP)
         waking = threading.Timer(0.6, os.kill, (late, signal.SIGCONT))
@@ -136,7 +136,7 @@ def test_a_late_instance_is_named_and_what_was_done_without_it_is_in_no_rate(qwe
 
 
 def test_an_instance_that_is_killed_ends_the_trial_with_its_number(qwen3: Path) -> None:
-    with fleet(qwen3, 0.005, 0.005) as started:
+    with crew(qwen3, 0.005, 0.005) as started:
         threading.Timer(0.3, os.kill, (started.processes[1].pid, signal.SIGKILL)).start()
         begun = time.monotonic()
         with pytest.raises(EngineFailed, match=r"^instance 1: killed by SIGKILL") as caught:

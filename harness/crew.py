@@ -13,7 +13,7 @@ from harness.engines import EngineSpec
 T = TypeVar("T")
 
 
-class Fleet:
+class Crew:
     """One process for each of `specs`; where one fails all end. Use as a context manager."""
 
     def __init__(
@@ -23,7 +23,7 @@ class Fleet:
         self.processes: list[EngineProcess] = []
         self._stack = ExitStack()
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Crew:
         with ExitStack() as stack:
             self.processes = [stack.enter_context(self._start(spec)) for spec in self.specs]
             self._stack = stack.pop_all()
