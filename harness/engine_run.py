@@ -22,10 +22,10 @@ from harness import (
     wire,
 )
 from harness.calibration import Calibrator
+from harness.crew import Crew
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
 from harness.fit import Speed
-from harness.crew import Crew
 from harness.load import driver
 from harness.load.prompts import prompt_set_digest, prompts
 from harness.load.selfcheck import ClientCeiling, check_client

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 
 from harness import wire
-from harness.engine_process import EngineProcess
 from harness.crew import Crew
+from harness.engine_process import EngineProcess
 from harness.load import driver
 from harness.load.prompts import prompts
 from harness.records.run import LoadPoint, RequestRecord

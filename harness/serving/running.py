@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from harness.crew import Crew
 from harness.engine_process import EngineFailed
 from harness.errors import Exit
-from harness.crew import Crew
 from harness.serving.app import make_app
 from harness.serving.dispatch import Dispatcher
 from harness.serving.face import Face, Words

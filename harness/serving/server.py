@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from harness import engines, wire
+from harness.crew import Crew
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
 from harness.errors import ArmbenchError, Exit
-from harness.crew import Crew
 from harness.serving.options import Ready, ServeOptions, Service
 from harness.serving.resolve import Say, resolve
 

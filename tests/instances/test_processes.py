@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from harness import engines, metrics, store, validity, wire
+from harness.crew import Crew
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
-from harness.crew import Crew
 from harness.load.together import run_together
 from harness.metrics import together
 from harness.records.run import Case, InstanceSeen, LoadPoint, RequestRecord, Trial, Variant
