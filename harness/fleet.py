@@ -55,7 +55,7 @@ def fleets(results: Sequence[Result], wish: Wish) -> tuple[list[Fleet], list[str
     check(wish)
     found, left_out = [], []
     for result in results:
-        name = result.machine.cloud.instance or result.machine.cpu.product or "unnamed machine"
+        name = result.machine.cloud.instance or _name(result)
         carried = best(result, wish)
         if carried is None:
             left_out.append(f"{name}: {_why_none(wish)}")
@@ -66,6 +66,10 @@ def fleets(results: Sequence[Result], wish: Wish) -> tuple[list[Fleet], list[str
         text if left_out.count(text) == 1 else f"{text} ({left_out.count(text)} results)"
         for text in dict.fromkeys(left_out)
     ]
+
+
+def _name(result: Result) -> str:
+    return result.machine.cpu.product or result.machine.architecture or "a machine without a name"
 
 
 def check(wish: Wish) -> None:
@@ -234,7 +238,7 @@ def _fleet(result: Result, carried: Carried, wish: Wish) -> Fleet:
         doubts.append("synthetic weights")
     return Fleet(
         model=result.model.name,
-        machine=result.machine.cpu.product or result.machine.architecture,
+        machine=_name(result),
         instance=result.machine.cloud.instance,
         variant=carried.case.variant.label,
         load=f"{carried.tokens[0]}+{carried.tokens[1]}",
