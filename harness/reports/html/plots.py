@@ -76,16 +76,13 @@ def svg(plot: Plot) -> str:
     return _drawn(plot, _lines)
 
 
-def _plain(text: str) -> str:
-    """`text` as it is: a dollar sign would begin mathematics, which a file could break."""
-    return text.replace("$", r"\$")
-
-
 def _drawn(plot: Plot, draw: Callable[[Axes, Plot], None], height: float = 3.6) -> str:
     import matplotlib as mpl
+    from cycler import cycler
     from matplotlib.figure import Figure
 
-    style: dict[str, Any] = {
+    style: Any = {
+        "text.parse_math": False,  # a dollar sign of a file is a dollar sign
         "svg.fonttype": "none",
         "svg.hashsalt": plot.title,  # the same page from the same result
         "font.family": "sans-serif",
@@ -95,7 +92,7 @@ def _drawn(plot: Plot, draw: Callable[[Axes, Plot], None], height: float = 3.6) 
         ),
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": mpl.cycler(color=_SERIES),
+        "axes.prop_cycle": cycler(color=_SERIES),
         "legend.frameon": False,
         "grid.color": _INK,
     }
@@ -128,7 +125,7 @@ def _lines(axes: Axes, plot: Plot) -> None:
         marker = "" if len(line.x) > 40 else MARKERS[number % len(MARKERS)]
         how = "steps-post" if line.steps else "default"
         (drawn,) = axes.plot(
-            line.x, line.y, line.style, marker=marker, ms=4, label=_plain(line.label), drawstyle=how
+            line.x, line.y, line.style, marker=marker, ms=4, label=line.label, drawstyle=how
         )
         if line.low is not None and line.high is not None:
             axes.vlines(line.x, line.low, line.high, color=drawn.get_color(), lw=1)
@@ -139,7 +136,7 @@ def _lines(axes: Axes, plot: Plot) -> None:
         frame = axes.get_xaxis_transform() if mark.vertical else axes.get_yaxis_transform()
         axes.text(
             *place,
-            _plain(mark.label),
+            mark.label,
             transform=frame,
             fontsize=8,
             rotation=90 if mark.vertical else 0,
@@ -161,7 +158,7 @@ def _lines(axes: Axes, plot: Plot) -> None:
 
 
 def _bars(axes: Axes, plot: Plot) -> None:
-    names = [_plain(name) for name, *_ in plot.bars]
+    names = [name for name, *_ in plot.bars]
     values = [value for _, value, *_ in plot.bars]
     axes.barh(names, values, color=_SERIES[0], height=0.6)
     for row, (_, _value, low, high) in enumerate(plot.bars):
@@ -169,9 +166,7 @@ def _bars(axes: Axes, plot: Plot) -> None:
             axes.hlines(row, low, high, color=_INK, lw=1.5)
     axes.invert_yaxis()
     for number, mark in enumerate(plot.marks):
-        axes.axvline(
-            mark.at, color=_SERIES[1 + number % 7], ls="--", lw=1.2, label=_plain(mark.label)
-        )
+        axes.axvline(mark.at, color=_SERIES[1 + number % 7], ls="--", lw=1.2, label=mark.label)
     if plot.log_x:
         axes.set_xscale("log")
     axes.grid(visible=True, axis="x", alpha=0.15)
