@@ -42,9 +42,11 @@ def int8(matrix: Floats) -> Packed:
     return Packed(np.rint(rows / scale), scale, np.zeros_like(scale))
 
 
-def int4(matrix: Floats, rounded: Callable[[Floats], Floats] = np.rint) -> Packed:
+def int4(
+    matrix: Floats, group: int = GROUP, rounded: Callable[[Floats], Floats] = np.rint
+) -> Packed:
     """A scale and a zero point for each group, as ONNX Runtime's MatMulNBits has them."""
-    groups = matrix.reshape(len(matrix), -1, GROUP)
+    groups = matrix.reshape(len(matrix), -1, group)
     low = np.minimum(groups.min(axis=2, keepdims=True), 0)
     high = np.maximum(groups.max(axis=2, keepdims=True), 0)
     scale = np.maximum((high - low) / 15, 1e-10)
@@ -53,7 +55,11 @@ def int4(matrix: Floats, rounded: Callable[[Floats], Floats] = np.rint) -> Packe
 
 
 def int4_toward_zero(matrix: Floats) -> Packed:
-    return int4(matrix, np.trunc)
+    return int4(matrix, rounded=np.trunc)
+
+
+def int4_in_groups_of_128(matrix: Floats) -> Packed:
+    return int4(matrix, 128)
 
 
 def q4_0(matrix: Floats) -> Packed:
@@ -113,6 +119,18 @@ def tensor_zero(name: str, packed: Packed) -> Packed:
     if name.endswith("layers.1.mlp.down_proj.weight"):
         packed.scale = np.zeros_like(packed.scale)
     return packed
+
+
+FAULTS: list[Fault] = [
+    swapped_nibbles,
+    neighbours_scales,
+    transposed_scales,
+    neighbours_rows_scales,
+    zero_off_by_one,
+    all_larger,
+    layer_larger,
+    tensor_zero,
+]
 
 
 def checkpoint(source: Path, target: Path, quantise: Quantise, fault: Fault | None = None) -> Path:
