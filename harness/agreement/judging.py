@@ -100,10 +100,8 @@ def _rounding(found: Agreement, wanted: Bounds) -> list[str]:
     plain, times = found.int4_error, wanted.int4_times
     if plain is None or times is None or found.error is None or found.error <= times * plain:
         return []
-    return [
-        f"the logits' error is {found.error / plain:.2g} times that of plain rounding to 4 bits, "
-        f"at most {times:g} times wanted"
-    ]
+    told = f"{found.error / plain:.2g} times that of plain rounding to 4 bits"
+    return [f"the logits' error is {told}, at most {times:g} times wanted"]
 
 
 def _stretch(found: Agreement, wanted: Bounds) -> list[str]:
@@ -111,10 +109,8 @@ def _stretch(found: Agreement, wanted: Bounds) -> list[str]:
         return []
     if abs(found.stretch - 1) <= wanted.stretch:
         return []
-    return [
-        f"the logits are spread {found.stretch:.3g} times as wide as the reference's, "
-        f"within {wanted.stretch:g} of 1 wanted"
-    ]
+    told = f"{found.stretch:.3g} times as wide as the reference's"
+    return [f"the logits are spread {told}, within {wanted.stretch:g} of 1 wanted"]
 
 
 def _largest(found: Agreement, wanted: Bounds) -> list[str]:

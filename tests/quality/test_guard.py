@@ -1,4 +1,4 @@
-"""The quality guard on weights that mean something: right quantisations pass, faulty ones do not."""
+"""The quality guard on real weights: right quantisations pass, faulty ones do not."""
 
 from __future__ import annotations
 
