@@ -69,7 +69,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_right_quantisation_passes_with_half_the_bound_to_spare(
+def test_a_right_quantisation_passes_well_inside_the_bounds(
     judged: Callable[..., tuple[Agreement, list[str]]], name: str
 ) -> None:
     quantise, dtype = RIGHT[name]
