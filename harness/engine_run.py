@@ -102,7 +102,7 @@ class EngineRun(Run):
         samples = agreement.samples(
             self.model.folder, self.vocabulary, synthetic=self.model.synthetic
         )
-        key = msgspec.json.encode([self.fingerprint, samples, "transformers float32"])
+        key = msgspec.json.encode([self.fingerprint, samples, "transformers float32, int4"])
         file = places.cache_dir() / "references" / f"{hashlib.sha256(key).hexdigest()[:16]}.npz"
         if not file.is_file():
             self.listener.phase("reference logits: transformers float32")

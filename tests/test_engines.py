@@ -26,6 +26,9 @@ RIGHT = [
     ("torch", "bfloat16", {"packed": False}),
     ("onnxruntime", "float32", {}),
     ("onnxruntime", "float32", {"exporter": "optimum"}),
+    ("transformers", "float32", {}),
+    ("transformers", "float32", {"cache": "static", "attention": "eager"}),
+    ("transformers", "bfloat16", {}),
 ]
 
 

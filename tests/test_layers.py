@@ -25,6 +25,8 @@ LAYERS = {
     "stats": 1,
     "prices": 1,
     "cost": 1,
+    "breakeven": 1,
+    "fleet": 1,
     "store": 1,
     "validity": 1,
     "fit": 1,
