@@ -9,8 +9,8 @@ from harness.metrics import together
 from harness.records.run import Case, Result
 
 _NOTE = (
-    "2×1: two instances of one thread, begun together; rates are over the time in which all of them "
-    "worked (prefill and decode: did the same), latencies over the requests of all"
+    "2×1: two instances of one thread, begun together; rates are over the time in which all of "
+    "them worked (prefill and decode: did the same), latencies over the requests of all"
 )
 
 
