@@ -22,10 +22,10 @@ from harness import (
     wire,
 )
 from harness.calibration import Calibrator
+from harness.crew import Crew
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
 from harness.fit import Speed
-from harness.fleet import Fleet
 from harness.load import driver
 from harness.load.prompts import prompt_set_digest, prompts
 from harness.load.selfcheck import ClientCeiling, check_client
@@ -90,19 +90,19 @@ class EngineRun(Run):
         variables |= more or {}
         return EngineProcess(spec.cpus, variables, memory_nodes(self.result.machine, spec.cpus))
 
-    def fleet(self, spec: EngineSpec, variant: Variant) -> Fleet:
+    def crew(self, spec: EngineSpec, variant: Variant) -> Crew:
         """Fresh processes for every instance of `variant`, whose first one `spec` is of."""
         each = [
             msgspec.structs.replace(spec, cpus=cpus) for cpus in self.plan.instance_cpus(variant)
         ]
-        return Fleet(each, self.start)
+        return Crew(each, self.start)
 
     def reference(self) -> Path:
         """The file with transformers' float32 logits; made where it is not in the cache."""
         samples = agreement.samples(
             self.model.folder, self.vocabulary, synthetic=self.model.synthetic
         )
-        key = msgspec.json.encode([self.fingerprint, samples, "transformers float32"])
+        key = msgspec.json.encode([self.fingerprint, samples, "transformers float32, int4"])
         file = places.cache_dir() / "references" / f"{hashlib.sha256(key).hexdigest()[:16]}.npz"
         if not file.is_file():
             self.listener.phase("reference logits: transformers float32")
@@ -175,11 +175,11 @@ class EngineRun(Run):
             )
             spec.prepared = str(folder) if folder else None
             self.listener.phase(f"{name}: comparing with the reference, then a short timing")
-            with self.fleet(spec, variant) as fleet:
-                check.load_s = _load(fleet, _FIRST_TIMEOUT_S)
-                self.check_variant(fleet.processes[0], check, reference)
+            with self.crew(spec, variant) as crew:
+                check.load_s = _load(crew, _FIRST_TIMEOUT_S)
+                self.check_variant(crew.processes[0], check, reference)
                 for case in self.cases_of(variant):
-                    prepared.speeds[case.id] = self.probe(fleet, case, check.load_s)
+                    prepared.speeds[case.id] = self.probe(crew, case, check.load_s)
         except EngineFailed as error:
             check.reason = error.reason
         return prepared
@@ -210,13 +210,13 @@ class EngineRun(Run):
         check.ok = not missed
         check.reason = "; ".join(missed) or None
 
-    def probe(self, fleet: Fleet, case: Case, load_s: float) -> Speed:
+    def probe(self, crew: Crew, case: Case, load_s: float) -> Speed:
         """Prefill and step time of `case` from one short request, of its slowest instance."""
         load, seed = case.load, self.plan.seed
         assert seed is not None  # only an imported plan has none
         batch = prompts(load, seed=seed, repeat=-1, vocabulary=self.vocabulary, requests=1)[0]
         room = wire.Allocate(load.batch, load.input_tokens + load.output_tokens)
-        fleet.each(lambda _, process: process.ask(room, wire.Done, _FIRST_TIMEOUT_S))
+        crew.each(lambda _, process: process.ask(room, wire.Done, _FIRST_TIMEOUT_S))
         tokens = min(5, load.output_tokens)
 
         def short(_: int, process: EngineProcess) -> tuple[float, float]:
@@ -224,7 +224,7 @@ class EngineRun(Run):
             return driver.phases(done[0])
 
         for _ in range(2):  # the first one touches memory that the others find ready
-            seen = fleet.each(short)
+            seen = crew.each(short)
             prefill_s, step_s = max(p for p, _ in seen), max(s for _, s in seen)
             if prefill_s > _LONG_PROBE_S:
                 break
@@ -264,8 +264,8 @@ class EngineRun(Run):
         if case.serve is not None:
             self.fill_served(trial, case, case.serve)
             return
-        with self.fleet(self.prepared(case).spec, case.variant) as fleet:
-            self.fill_batched(trial, fleet, case)
+        with self.crew(self.prepared(case).spec, case.variant) as crew:
+            self.fill_batched(trial, crew, case)
 
     def fill_served(self, trial: Trial, case: Case, setting: ServeSetting) -> None:
         """Requests over HTTP, with the engine behind our server."""
@@ -286,12 +286,12 @@ class EngineRun(Run):
         )
         served_trial.fill(trial, case.load, asked)
 
-    def fill_batched(self, trial: Trial, fleet: Fleet, case: Case) -> None:
+    def fill_batched(self, trial: Trial, crew: Crew, case: Case) -> None:
         """Requests batch by batch, in the engine's own processes."""
         timeout_s = self.timeout(case)
         load, seed = case.load, self.plan.seed
         assert seed is not None  # only an imported plan has none
-        trial.load_s = _load(fleet, timeout_s, trial)
+        trial.load_s = _load(crew, timeout_s, trial)
         room = wire.Allocate(load.batch, load.input_tokens + load.output_tokens)
 
         def warm_up(number: int, process: EngineProcess) -> tuple[list[RequestRecord], bool]:
@@ -307,13 +307,13 @@ class EngineRun(Run):
             process.ask(wire.Mark(), wire.Done, timeout_s)
             return found
 
-        warm = fleet.each(warm_up)
+        warm = crew.each(warm_up)
         trial.warmup = [record for records, _ in warm for record in records]
         trial.warmup_stable = all(stable for _, stable in warm)
 
         def work() -> None:
             trial.records = run_together(
-                fleet,
+                crew,
                 load,
                 seed=seed,
                 repeat=trial.repeat,
@@ -321,17 +321,17 @@ class EngineRun(Run):
                 timeout_s=timeout_s,
             )
 
-        pids, cpus = [*fleet.pids, os.getpid()], self.plan.cpus_of(case.variant)
-        with watches(fleet.pids, [s.cpus for s in fleet.specs], self.plan.driver_cpus) as seen:
+        pids, cpus = [*crew.pids, os.getpid()], self.plan.cpus_of(case.variant)
+        with watches(crew.pids, [s.cpus for s in crew.specs], self.plan.driver_cpus) as seen:
             observe(trial, self.result.machine, cpus, work, lambda: tree_cpu_s(pids))
-        reported = fleet.each(lambda _, process: process.report(timeout_s))
+        reported = crew.each(lambda _, process: process.report(timeout_s))
         tell_engines(trial, seen, reported)
         trial.window_ns = _window(trial)
 
 
-def _load(fleet: Fleet, timeout_s: float, trial: Trial | None = None) -> float:
+def _load(crew: Crew, timeout_s: float, trial: Trial | None = None) -> float:
     """Load every instance at once; the seconds of the slowest, into `trial` those of each."""
-    loaded = fleet.each(lambda n, p: p.ask(wire.Load(fleet.specs[n]), wire.Loaded, timeout_s))
+    loaded = crew.each(lambda n, p: p.ask(wire.Load(crew.specs[n]), wire.Loaded, timeout_s))
     if trial is not None and len(loaded) > 1:
         trial.instances = [InstanceSeen(load_s=one.seconds) for one in loaded]
     return max(one.seconds for one in loaded)

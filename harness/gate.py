@@ -61,8 +61,10 @@ def unusable(side: Runs) -> list[str]:
     if not any(run.cases for run in side.runs):
         return ["it has no case"]
     found = [f"{run.file} is not finished" for run in side.runs if not run.finished]
-    if not any(case.repeats for run in side.runs for case in run.cases):
-        found.append("it has no valid trial")
+    cases = [case for run in side.runs for case in run.cases]
+    if not any(case.repeats for case in cases):
+        why = dict.fromkeys(fault for case in cases for fault in case.faults)
+        found.append("it has no valid trial" + (f": {'; '.join(why)}" if why else ""))
     return found
 
 

@@ -125,6 +125,13 @@ def test_perplexity_is_of_the_tokens_of_the_text(tmp_path: Path) -> None:
     assert found.perplexity_ratio_low < ratio < found.perplexity_ratio_high
 
 
+def test_stretch_is_how_many_times_as_wide_the_logits_are_spread(tmp_path: Path) -> None:
+    file = reference(tmp_path)
+    found = agreement.compare(Recorded(file, lambda logits, _: 1.25 * logits + 3), file)
+    assert found.stretch == pytest.approx(1.25)
+    assert found.int4_error is None
+
+
 def test_synthetic_weights_have_no_perplexity_but_a_reason(tmp_path: Path) -> None:
     file = reference(tmp_path, "with synthetic weights only the arithmetic can be checked")
     found = agreement.compare(Recorded(file), file)
@@ -244,6 +251,24 @@ def test_each_figure_out_of_bounds_is_a_shortfall(changes: dict[str, Any], words
     assert agreement.shortfalls(measured(), wanted) == []
     (reason,) = agreement.shortfalls(measured(**changes), wanted)
     assert re.search(words, reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"error": 0.1, "int4_error": 0.04}, "2.5 times that of plain rounding"),
+        ({"stretch": 1.05}, "spread 1.05 times as wide"),
+        ({"stretch": 0.9}, "spread 0.9 times as wide"),
+    ],
+)
+def test_4_bits_are_held_against_plain_rounding_and_an_even_scale(
+    changes: dict[str, Any], words: str
+) -> None:
+    wanted = agreement.bounds("int4", "checkpoint")
+    plain = measured(error=0.1, int4_error=0.08, stretch=1.005)
+    assert agreement.shortfalls(plain, wanted) == []
+    (reason,) = agreement.shortfalls(measured(**changes), wanted)
+    assert words in reason
 
 
 def test_the_texts_are_of_several_languages_and_code_and_train_no_tokenizer() -> None:

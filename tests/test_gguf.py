@@ -197,3 +197,11 @@ def test_a_value_that_float16_lacks_is_refused_by_name(copy: Path, tmp_path: Pat
 def test_an_unknown_dtype_is_refused(qwen3: Path, tmp_path: Path) -> None:
     with pytest.raises(ArmbenchError, match="unknown dtype of a GGUF file 'q4_0'"):
         _gguf.write_gguf(qwen3, tmp_path / "m.gguf", "q4_0")
+
+
+def test_the_small_trained_model_is_written_with_qwen_s_cut(tmp_path: Path) -> None:
+    small = Path(__file__).parent / "models" / "small-qwen3"
+    reader = written(small, tmp_path / "small.gguf", "bfloat16")
+    assert field(reader, "tokenizer.ggml.pre") == "qwen2"
+    assert len(field(reader, "tokenizer.ggml.tokens")) == 2048
+    assert "<|im_start|>" in field(reader, "tokenizer.chat_template")

@@ -23,8 +23,9 @@ class Position(NamedTuple):
 
     `kl` is KL(theirs ‖ ours) in nats, `nats` the negative log probability of the text's token by
     the engine and by the reference, `error` the variance of Δlogit over that of the reference's
-    logits (a constant added to all of them changes no probability and does not count), `delta`
-    the mean and the largest |Δlogit|, `spread` the reference's variance.
+    logits (a constant added to all of them changes no probability and does not count), `stretch`
+    the engine's standard deviation over the reference's, `delta` the mean and the largest |Δlogit|,
+    `spread` the reference's variance.
     """
 
     same: bool
@@ -32,6 +33,7 @@ class Position(NamedTuple):
     nats: float
     reference_nats: float
     error: float
+    stretch: float
     delta_mean: float
     delta_max: float
     spread: float
@@ -53,6 +55,7 @@ def position(ours: Logits, theirs: Logits, token: int) -> Position | None:
         nats=ours_all - float(x[token]),
         reference_nats=theirs_all - float(y[token]),
         error=float(delta.var()) / spread if spread else math.inf,
+        stretch=math.sqrt(float(x.var()) / spread) if spread else math.inf,
         delta_mean=float(distances.mean()),
         delta_max=float(distances.max()),
         spread=spread,
@@ -76,7 +79,13 @@ class Tally:
         else:
             self._found.setdefault((name, batch), []).append(found)
 
-    def agreement(self, reference: str, meaningless: str | None, seconds: float) -> Agreement:
+    def agreement(
+        self,
+        reference: str,
+        meaningless: str | None,
+        seconds: float,
+        int4_error: float | None = None,
+    ) -> Agreement:
         """Everything collected, in all and by sequence. Without any position all means are 0."""
         found = [p for part in self._found.values() for p in part]
         ratio, low, high = _ratio(found)
@@ -91,6 +100,8 @@ class Tally:
             delta_max=max((p.delta_max for p in found), default=0.0),
             spread=math.sqrt(_mean([p.spread for p in found])),
             error=math.sqrt(_mean([p.error for p in found])),
+            int4_error=int4_error,
+            stretch=_mean([p.stretch for p in found]),
             perplexity=_exp(_mean([p.nats for p in found])) if known else None,
             reference_perplexity=_exp(_mean([p.reference_nats for p in found])) if known else None,
             perplexity_ratio=ratio if known else None,

@@ -19,10 +19,13 @@ _FILE = "quality.toml"
 class Bounds(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """What must be reached; None is not asked for.
 
-    `error` and `delta_max` are in standard deviations of the reference's logits.
+    `error` and `delta_max` are in standard deviations of the reference's logits, `int4_times` is
+    how many times the error of plain rounding to 4 bits, `stretch` how far from 1.
     """
 
     error: float
+    int4_times: float | None = None
+    stretch: float | None = None
     kl_mean: float | None = None
     top1: float | None = None
     delta_max: float | None = None
@@ -73,6 +76,7 @@ def shortfalls(found: Agreement, wanted: Bounds) -> list[str]:
     missed += _top1(found, wanted) + _kl("mean KL", found.kl_mean, wanted.kl_mean)
     if found.error is not None and not found.error <= wanted.error:
         missed.append(_error("the logits' error is", found.error, wanted.error))
+    missed += _rounding(found, wanted) + _stretch(found, wanted)
     return missed + _largest(found, wanted) + _perplexity(found, wanted) + _by_batch(found, wanted)
 
 
@@ -90,6 +94,23 @@ def _top1(found: Agreement, wanted: Bounds) -> list[str]:
     if wanted.top1 is None or found.top1 >= wanted.top1:
         return []
     return [f"same next token at {found.top1:.1%} of positions, {wanted.top1:.1%} wanted"]
+
+
+def _rounding(found: Agreement, wanted: Bounds) -> list[str]:
+    plain, times = found.int4_error, wanted.int4_times
+    if plain is None or times is None or found.error is None or found.error <= times * plain:
+        return []
+    told = f"{found.error / plain:.2g} times that of plain rounding to 4 bits"
+    return [f"the logits' error is {told}, at most {times:g} times wanted"]
+
+
+def _stretch(found: Agreement, wanted: Bounds) -> list[str]:
+    if found.stretch is None or wanted.stretch is None:
+        return []
+    if abs(found.stretch - 1) <= wanted.stretch:
+        return []
+    told = f"{found.stretch:.3g} times as wide as the reference's"
+    return [f"the logits are spread {told}, within {wanted.stretch:g} of 1 wanted"]
 
 
 def _largest(found: Agreement, wanted: Bounds) -> list[str]:

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 # slow machine is judged by fewer.
 LIMIT_S = 120.0
 _LEAST_POSITIONS = 4
+_GROUP = 32
+_ROWS_AT_ONCE = 8192  # of a matrix, so that a large one is not there twice
 
 
 def make_reference(checkpoint: Path, samples: Samples, file: Path) -> None:
     """Logits of transformers float32 at every position of `samples`, into `file` (.npz).
 
-    Array `p` holds pass `p` as (rows, positions, vocabulary). Takes as many threads as this process
-    may use.
+    Array `p` holds pass `p` as (rows, positions, vocabulary); `int4_error` is the error that the
+    same model has with its matrices rounded to 4 bits. Takes as many threads as this process may
+    use.
     """
     import numpy as np
     import torch
@@ -46,14 +49,43 @@ def make_reference(checkpoint: Path, samples: Samples, file: Path) -> None:
         "samples": np.frombuffer(msgspec.json.encode(samples), dtype=np.uint8),
         "source": np.asarray(f"transformers {transformers.__version__} float32"),
     }
+    errors: list[Any] = []
     with torch.inference_mode():
         for number, one in enumerate(samples.passes):
-            tokens = torch.tensor(one.rows)[:, :-1]
-            out = model(input_ids=tokens, use_cache=False, logits_to_keep=one.positions)
-            arrays[str(number)] = out.logits.numpy()
+            arrays[str(number)] = _logits(model, one).numpy()
+        for matrix in model.parameters():
+            if matrix.dim() == 2:
+                _round_to_4_bits(matrix)
+        for number, one in enumerate(samples.passes):
+            wanted = torch.from_numpy(arrays[str(number)])
+            difference = _logits(model, one) - wanted
+            errors.append((difference.var(dim=-1) / wanted.var(dim=-1)).flatten())
+    arrays["int4_error"] = torch.cat(errors).mean().sqrt().numpy()
     draft = file.with_suffix(".draft.npz")
     np.savez(draft, **arrays)
     draft.replace(file)
+
+
+def _logits(model: Any, one: Pass) -> Any:
+    import torch
+
+    tokens = torch.tensor(one.rows)[:, :-1]
+    return model(input_ids=tokens, use_cache=False, logits_to_keep=one.positions).logits
+
+
+def _round_to_4_bits(matrix: Any) -> None:
+    """Rounds a matrix in place, in groups of 32 in a row, the largest value of each to step -8.
+
+    That is q4_0 of GGUF, the plainest of the forms in use. A row's rest that fills no group stays.
+    """
+    for rows in matrix.split(_ROWS_AT_ONCE):
+        whole = rows.shape[1] - rows.shape[1] % _GROUP
+        if not whole:
+            return
+        groups = rows[:, :whole].unflatten(1, (-1, _GROUP))
+        scale = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True)) / -8
+        scale[scale == 0] = 1
+        groups.copy_((groups / scale).round_().clamp_(-8, 7) * scale)
 
 
 def compare(engine: Engine, file: Path, limit_s: float = LIMIT_S) -> Agreement:
@@ -69,7 +101,8 @@ def compare(engine: Engine, file: Path, limit_s: float = LIMIT_S) -> Agreement:
             share = limit_s / len(samples.passes)
             _force(engine, one, stored[str(number)], tally.add, share)
         source = str(stored["source"])
-    return tally.agreement(source, samples.meaningless, time.monotonic() - start)
+        rounded = float(stored["int4_error"]) if "int4_error" in stored else None
+    return tally.agreement(source, samples.meaningless, time.monotonic() - start, rounded)
 
 
 def _force(

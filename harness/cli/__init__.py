@@ -7,10 +7,23 @@ import sys
 from collections.abc import Callable, Sequence
 
 from harness import __version__
-from harness.cli import ceilings, compare, exchange, load, machine, run, serve, show, tune
+from harness.cli import (
+    ceilings,
+    compare,
+    cost,
+    exchange,
+    load,
+    machine,
+    prices,
+    report,
+    run,
+    serve,
+    show,
+    tune,
+)
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
-_COMMANDS = (run, tune, load, serve, machine, ceilings, show, compare, exchange)
+_COMMANDS = (run, tune, load, serve, machine, ceilings, show, compare, report, cost, prices, exchange)
 
 
 def _epilog() -> str:

@@ -33,7 +33,8 @@ PLAN_FLAGS: dict[str, str] = {
     "load": "loads, comma-separated: single_stream, offline, and over HTTP closed, open",
     "batch": "batch sizes of the offline load, comma-separated",
     **LOAD_FLAGS,
-    "slots": "sequences that our server runs at once (default: the highest concurrency, or 8)",
+    "slots": "sequences that our server runs at once on each instance (default: the highest "
+    "concurrency, or 8)",
     "chunk": "prompt tokens of one server step at most",
     "server": "load a server of somebody else's by its recipe, such as llama-server",
     "binary": "the program of --server, where it is not on PATH",

@@ -14,12 +14,7 @@ import gguf
 
 from harness.errors import ArmbenchError
 from harness.model.checkpoint import read_json
-
-# How Qwen2's and Qwen3's tokenizer.json cuts text before merging, and llama.cpp's name for it.
-_QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+from harness.model.tokenizer import QWEN_SPLIT
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocabulary: int) -> None:
@@ -85,8 +80,8 @@ def _cut(pre: object, folder: Path) -> str:
     steps = pre.get("pretokenizers", [pre]) if isinstance(pre, dict) else []
     match steps:
         case [{"type": "Split", "pattern": {"Regex": regex}}, {"type": "ByteLevel"}]:
-            if regex == _QWEN_SPLIT:
-                return "qwen2"
+            if regex == QWEN_SPLIT:
+                return "qwen2"  # llama.cpp's name for it
         case [{"type": "ByteLevel", "use_regex": True}]:
             return "gpt-2"
     raise ArmbenchError(

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 
 from harness import wire
+from harness.crew import Crew
 from harness.engine_process import EngineProcess
-from harness.fleet import Fleet
 from harness.load import driver
 from harness.load.prompts import prompts
 from harness.records.run import LoadPoint, RequestRecord
@@ -51,7 +51,7 @@ class _Shift:
 
 
 def run_together(
-    fleet: Fleet,
+    crew: Crew,
     load: LoadPoint,
     *,
     seed: int,
@@ -63,16 +63,16 @@ def run_together(
 
     Raises EngineFailed where one of them fails.
     """
-    if len(fleet.processes) == 1:
+    if len(crew.processes) == 1:
         return driver.run_load(
-            fleet.processes[0],
+            crew.processes[0],
             load,
             seed=seed,
             repeat=repeat,
             vocabulary=vocabulary,
             timeout_s=timeout_s,
         )
-    count = len(fleet.processes)
+    count = len(crew.processes)
 
     def of(instance: int, surplus: int = 0) -> list[list[list[int]]]:
         return prompts(
@@ -85,7 +85,7 @@ def run_together(
         )
 
     shares = [(of(n), of(n, 1)) for n in range(count)]  # made before the clock runs
-    shift = _Shift(fleet.processes)
+    shift = _Shift(crew.processes)
     start = time.monotonic_ns() + _HEAD_START_NS
 
     def work(number: int, process: EngineProcess) -> list[RequestRecord]:
@@ -123,7 +123,7 @@ def run_together(
             records += [_beyond(record, load) for record in found]
             surplus += 1
 
-    return [record for records in fleet.each(work) for record in records]
+    return [record for records in crew.each(work) for record in records]
 
 
 def _beyond(record: RequestRecord, load: LoadPoint) -> RequestRecord:

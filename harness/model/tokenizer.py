@@ -17,6 +17,11 @@ from typing import Any
 from harness import places
 from harness.model import chatml
 
+# How the tokenizer.json of Qwen2 and Qwen3 cuts text before its bytes are merged.
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 VERSION = 2  # 1 covered the trained tokens only
 _TRAINED = 4096
 _END = "<|endoftext|>"

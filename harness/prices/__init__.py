@@ -9,7 +9,7 @@ from harness.prices.currency import convert, exchange_rate
 from harness.prices.files import check
 from harness.prices.given import caveats, cost_per_million, parse_price
 from harness.prices.hosted import api_prices, nearest_hosted, price_changes
-from harness.prices.instances import instance_price, instances, providers
+from harness.prices.instances import in_force_instances, instance_price, instances, providers
 
 __all__ = [
     "api_prices",
@@ -18,6 +18,7 @@ __all__ = [
     "convert",
     "cost_per_million",
     "exchange_rate",
+    "in_force_instances",
     "instance_price",
     "instances",
     "nearest_hosted",

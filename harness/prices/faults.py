@@ -84,11 +84,11 @@ def _in_instances(file: InstanceFile) -> Iterator[str]:
     for items in file.lists:
         for family in items.families:
             yield from _in_family(file, family)
-    rows = [(row.sku, row.region, row.price.as_of) for row in file.rows()]
+    rows = [(row.sku, row.region, row.price.as_of, row.price.term) for row in file.rows()]
     yield from _twice(
         rows
         + [
-            (shape.sku, region, items.as_of)
+            (shape.sku, region, items.as_of, items.term)
             for items in file.lists
             for shape in items.shapes
             for region in items.regions

@@ -8,7 +8,7 @@ from datetime import date
 from harness.errors import ArmbenchError, unknown_name
 from harness.prices.files import files, in_force, unknown
 from harness.prices.tables import ANY_REGION, InstanceFile, rented
-from harness.records.money import InstancePrice
+from harness.records.money import InstancePrice, Term
 
 _SIZE = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,5}(?:\.\d{1,3})?)", re.ASCII)
 
@@ -30,15 +30,15 @@ def instances(provider: str | None = None) -> list[InstancePrice]:
 
 
 def instance_price(
-    name: str, *, region: str | None = None, on: date | None = None
+    name: str, *, region: str | None = None, on: date | None = None, term: Term = "on-demand"
 ) -> InstancePrice:
     """The list price of one instance, such as `aws/c8g.4xlarge`, or a sku alone if it is unique.
 
     A flexible OCI shape is written `oci/VM.Standard.A1.Flex:4:24` (OCPUs, GiB). `region` defaults
     to the provider's (`default_region` in its file: us-east-1, eastus, us-central1, cn-hangzhou),
     or to the only region with a price. The newest row not later than `on` (default: the newest)
-    counts. Raises ArmbenchError for an unknown name, provider or region, for a name that two
-    providers share, and for a date before the first row.
+    counts, of those of `term`. Raises ArmbenchError for an unknown name, provider, region or
+    term, for a name that two providers share, and for a date before the first row.
     """
     head, slash, tail = name.strip().partition("/")
     provider, sku = (head.lower(), tail) if slash else (None, head)
@@ -54,7 +54,29 @@ def instance_price(
             f"{len(owners)} providers have an instance {sku!r}: {', '.join(owners)}",
             hint=f"write {owners[0]}/{sku}",
         )
+    rows = _of_term(rows, term)
     return in_force(_in_region(rows, region), lambda row: row.price.as_of, on, rows[0].name)
+
+
+def in_force_instances(
+    provider: str | None = None, *, region: str | None = None, on: date | None = None
+) -> list[InstancePrice]:
+    """The newest row not later than `on` of each instance and term in each region.
+
+    Without a `region` those of each provider's default one (and of `any`). Raises ArmbenchError as
+    `instances` does, and for a region in which nothing is priced.
+    """
+    homes = {file.provider: file.default_region for file in files(InstanceFile, provider)}
+    newest: dict[tuple[str, str, str], InstancePrice] = {}
+    every = instances(provider)
+    for row in sorted(every, key=lambda row: row.price.as_of):
+        if row.region not in (region or homes[row.provider], ANY_REGION):
+            continue
+        if on is None or row.price.as_of <= on:
+            newest[row.name, row.region, row.price.term] = row
+    if region is not None and region not in (known := {row.region for row in every}):
+        raise unknown_name("region of a price", region, known)
+    return list(newest.values())
 
 
 def _shapes(provider: str | None, name: str) -> list[InstancePrice]:
@@ -81,6 +103,17 @@ def _shapes(provider: str | None, name: str) -> list[InstancePrice]:
                 price = file.price(items, shape, f"{shape.sku}:{ocpus}:{memory:g}", amount)
                 vcpus = ocpus * shape.vcpus_per_ocpu if shape.vcpus_per_ocpu else None
                 found += [rented(shape, price, region, vcpus, memory) for region in items.regions]
+    return found
+
+
+def _of_term(rows: list[InstancePrice], term: Term) -> list[InstancePrice]:
+    found = [row for row in rows if row.price.term == term]
+    if not found:
+        known = ", ".join(sorted({row.price.term for row in rows}))
+        raise ArmbenchError(
+            f"no {term} price of {rows[0].name}",
+            hint=f"known: {known}; add yours with `armbench prices add`, or give it with --price",
+        )
     return found
 
 

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from harness.errors import ArmbenchError
-from harness.records.money import Arch, Confidence, InstancePrice, Price, Relation
+from harness.records.money import Arch, Confidence, InstancePrice, Price, Relation, Term
 
 CURRENCIES = (
     *("AED", "AUD", "BRL", "CAD", "CHF", "CNY", "CZK", "DKK", "EUR", "GBP", "HKD", "IDR", "ILS"),
@@ -114,6 +114,7 @@ class InstanceList(List, kw_only=True):
 
     regions: Annotated[list[str], Meta(min_length=1)]
     unit: Literal["instance-hour"]
+    term: Term = "on-demand"
     families: list[Family] = field(default_factory=list)
     instances: list[Single] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
@@ -226,6 +227,7 @@ class InstanceFile(File, kw_only=True, tag="instances"):
             date_note=items.date_note,
             confidence="low" if flag else row.confidence or items.confidence,
             flag=self.doubt(items.flag, row.flag, flag),
+            term=items.term,
         )
 
 

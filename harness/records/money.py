@@ -14,6 +14,8 @@ from msgspec import Struct
 Confidence = Literal["high", "medium", "low"]
 Arch = Literal["aarch64", "x86_64"]
 Relation = Literal["same", "larger", "older", "commercial"]
+# What a price is promised for: by the hour, as long as the cloud can spare it, or for years.
+Term = Literal["on-demand", "spot", "reserved-1y", "reserved-3y"]
 
 
 class Price(Struct, kw_only=True, frozen=True):
@@ -31,6 +33,7 @@ class Price(Struct, kw_only=True, frozen=True):
     date_note: str | None = None
     confidence: Confidence | None = None
     flag: str | None = None
+    term: Term = "on-demand"
 
 
 class InstancePrice(Struct, kw_only=True, frozen=True):
@@ -116,3 +119,65 @@ class Hosted(Struct, kw_only=True, frozen=True):
     model: str
     references: list[HostedReference]
     reason: str | None = None
+
+
+class UseCost(Struct, kw_only=True, frozen=True):
+    """Cost of a million tokens where a server is in use for `share` of the time it is paid for."""
+
+    share: float
+    value: float
+    low: float | None
+    high: float | None
+
+
+class BreakEven(Struct, kw_only=True, frozen=True):
+    """An own server against a hosted price, for one mix of input and output tokens.
+
+    Amounts in `currency`, costs per million output tokens with the input tokens that go with them.
+    `own_*` is the server at full use at the measured throughput. From `tokens_per_day` output
+    tokens on (`share` of what the server can do) it is cheaper; both are None where it never is,
+    and `verdict` says so in plain words. `low` and `high` carry the throughput's interval.
+    """
+
+    hosted: ApiPrice
+    currency: str
+    input_per_output: float
+    api: float
+    own: float
+    own_low: float | None
+    own_high: float | None
+    most_per_day: float  # output tokens a day of the server at full use
+    tokens_per_day: float | None
+    share: float | None
+    verdict: str
+    label: str = ""  # such as: before the cut of 2024-05-21
+
+
+class Fleet(Struct, kw_only=True, frozen=True):
+    """How many instances of one machine carry a rate, and what they cost in a month.
+
+    `per_instance` is requests per second that one carries, `low` and `high` its interval; `count`
+    is for the wished rate with its headroom, `spare` are those beyond (N+1). `count_low` and
+    `count_high` go with the interval. Money is in `currency`, None without a price. `basis` says
+    what the figure rests on, `doubts` what to know of it.
+    """
+
+    model: str
+    machine: str
+    instance: str | None
+    variant: str
+    load: str
+    per_instance: float
+    low: float | None
+    high: float | None
+    count: int
+    count_low: int | None
+    count_high: int | None
+    spare: int
+    price: Price | None
+    currency: str | None
+    per_month: float | None
+    per_month_low: float | None
+    per_month_high: float | None
+    basis: str
+    doubts: list[str]

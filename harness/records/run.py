@@ -170,7 +170,10 @@ class Agreement(Struct, kw_only=True):
     the share of positions with the same argmax, `kl` is KL(reference ‖ engine) in nats, `delta` is
     |Δlogit| over all tokens, `spread` the standard deviation of the reference's logits, to read
     `delta` by. `error` is the standard deviation of Δlogit over that of the reference's logits, at
-    each position, as root mean square. Perplexities are of the text's own tokens;
+    each position, as root mean square; `int4_error` is that of the reference itself with its
+    matrices plainly rounded to 4 bits: what is to be expected of 4 bits on these weights. `stretch`
+    is the standard deviation of the engine's logits over that of the reference's, as mean.
+    Perplexities are of the text's own tokens;
     `perplexity_reason` says why they are None, `low` and `high` are the ratio's 95 % interval.
     Positions with a logit that is `not_finite` are in no figure.
     """
@@ -184,6 +187,8 @@ class Agreement(Struct, kw_only=True):
     delta_max: float
     spread: float
     error: float | None = None
+    int4_error: float | None = None
+    stretch: float | None = None
     perplexity: float | None = None
     reference_perplexity: float | None = None
     perplexity_ratio: float | None = None

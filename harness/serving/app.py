@@ -58,13 +58,13 @@ class Endpoint:
         body = bodies.chat_body(data) if self.kind == "chat" else bodies.completion_body(data)
         face.check_model(body.model)
         client = body.user or (connection.client or ("",))[0]
-        face.link.check_open(client)
+        face.link.choose(client)  # or it is refused before its prompt is read
         tokens = await face.tokens(body)
         most = face.max_tokens(body, len(tokens))
         answer = self._begin(body, tokens, connection, number)
         if connection.lost:
             return
-        entry = face.link.submit(
+        entry = face.link.choose(client).submit(
             answer,
             tokens,
             client=client,

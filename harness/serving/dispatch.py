@@ -15,7 +15,7 @@ from harness import wire
 from harness.engine_process import EngineProcess
 from harness.records.load import ServeSetting
 from harness.serving.journal import Journal
-from harness.serving.link import EngineLink, Entry, Sink
+from harness.serving.link import EngineLink, Entry
 from harness.serving.meters import Meters
 from harness.serving.outstanding import least
 from harness.serving.refusal import ApiError
@@ -113,7 +113,7 @@ class Dispatcher:
             for link, own in zip(self.links, cpus, strict=True)
         ]
 
-    def _choose(self, client: str) -> EngineLink:
+    def choose(self, client: str) -> EngineLink:
         """Who takes the next request of `client`. Raises ApiError where nobody does."""
         number = least([k.outstanding.total if k.takes(client) else None for k in self.links])
         if number is None:
@@ -121,34 +121,6 @@ class Dispatcher:
             (alive or self.links)[0].check_open(client)  # says why
             raise AssertionError("an engine that takes nothing has a reason")
         return self.links[number]
-
-    def check_open(self, client: str) -> None:
-        """Raise ApiError where no request of `client` can be taken now."""
-        self._choose(client)
-
-    def submit(
-        self,
-        sink: Sink,
-        tokens: list[int],
-        *,
-        client: str,
-        key: str,
-        queued_ns: int,
-        max_tokens: int,
-        min_tokens: int = 0,
-        ignore_eos: bool = False,
-    ) -> Entry:
-        """Hand one request to an engine. Raises ApiError where there is no room for it."""
-        return self._choose(client).submit(
-            sink,
-            tokens,
-            client=client,
-            key=key,
-            queued_ns=queued_ns,
-            max_tokens=max_tokens,
-            min_tokens=min_tokens,
-            ignore_eos=ignore_eos,
-        )
 
     def cancel(self, entry: Entry) -> None:
         """Forget `entry`, whose client is gone; its slot is free at the next step."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from harness.crew import Crew
 from harness.engine_process import EngineFailed
 from harness.errors import Exit
-from harness.fleet import Fleet
 from harness.serving.app import make_app
 from harness.serving.dispatch import Dispatcher
 from harness.serving.face import Face, Words
@@ -58,11 +58,11 @@ class RunningServer:
         self,
         service: Service,
         words: Words,
-        fleet: Fleet,
+        crew: Crew,
         listener: socket.socket,
         load_s: float,
     ) -> None:
-        self.service, self.words, self.fleet = service, words, fleet
+        self.service, self.words, self.crew = service, words, crew
         self.listener, self.load_s = listener, load_s
         self.signals = 0
         self.told, self.told_twice = asyncio.Event(), asyncio.Event()
@@ -71,7 +71,7 @@ class RunningServer:
         spec = self.service.spec
         instances = [
             InstanceReady(pid=pid, cpus=one.cpus)
-            for pid, one in zip(self.fleet.pids, self.service.places, strict=True)
+            for pid, one in zip(self.crew.pids, self.service.places, strict=True)
         ]
         return Ready(
             url=_url(self.listener),
@@ -94,7 +94,7 @@ class RunningServer:
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
         service = self.service
         link = Dispatcher(
-            self.fleet.processes, service.setting, service.max_waiting, service.step_timeout_s
+            self.crew.processes, service.setting, service.max_waiting, service.step_timeout_s
         )
         try:
             say("warming up")
@@ -103,7 +103,7 @@ class RunningServer:
             await self._serve(link, announce)
             died = bool(link.dead)
         except ApiError as error:
-            tail = next((p.tail() for p in self.fleet.processes if p.process.poll()), [])
+            tail = next((p.tail() for p in self.crew.processes if p.process.poll()), [])
             raise EngineFailed(error.message, tail) from error
         finally:
             link.close()

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from harness import engines, wire
+from harness.crew import Crew
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
 from harness.errors import ArmbenchError, Exit
-from harness.fleet import Fleet
 from harness.serving.options import Ready, ServeOptions, Service
 from harness.serving.resolve import Say, resolve
 
@@ -59,10 +59,10 @@ def run(service: Service, announce: Announce, say: Say) -> Exit:
     words = Words(Path(service.spec.checkpoint))
     with _listener(service) as listener, _on_cpus(service.driver_cpus):
         try:
-            with _fleet(service) as fleet:
+            with _crew(service) as crew:
                 say("loading the engine")
-                load_s = _load(fleet, service, words)
-                server = RunningServer(service, words, fleet, listener, load_s)
+                load_s = _load(crew, service, words)
+                server = RunningServer(service, words, crew, listener, load_s)
                 return asyncio.run(server.run(announce, say))
         except EngineFailed as error:
             raise ServerFailed(
@@ -80,7 +80,7 @@ def check_packages() -> None:
         )
 
 
-def _fleet(service: Service) -> Fleet:
+def _crew(service: Service) -> Crew:
     """An engine process for each instance of `service`."""
     spec = service.spec
     nodes = {tuple(one.cpus): one.memory_nodes for one in service.places}
@@ -89,20 +89,20 @@ def _fleet(service: Service) -> Fleet:
         variables = engines.module(own.engine).environment(own.cpus, own.options)
         return EngineProcess(own.cpus, variables, nodes[tuple(own.cpus)])
 
-    return Fleet([replace(spec, cpus=one.cpus) for one in service.places], start)
+    return Crew([replace(spec, cpus=one.cpus) for one in service.places], start)
 
 
-def _load(fleet: Fleet, service: Service, words: Words) -> float:
+def _load(crew: Crew, service: Service, words: Words) -> float:
     """Load the engines and open their slots; seconds that loading took, of the slowest."""
     asked = wire.Serve(service.setting, service.max_waiting, words.eos)
 
     def load(number: int, process: EngineProcess) -> float:
         limit_s = service.load_timeout_s
-        loaded = process.ask(wire.Load(fleet.specs[number]), wire.Loaded, limit_s)
+        loaded = process.ask(wire.Load(crew.specs[number]), wire.Loaded, limit_s)
         process.ask(asked, wire.Done, limit_s)
         return loaded.seconds
 
-    return max(fleet.each(load))
+    return max(crew.each(load))
 
 
 @contextlib.contextmanager

@@ -162,8 +162,8 @@ class Candidates:
                 seed=self.tune.asked.seed,
                 rung=rung,
             )
-            with self.run.fleet(self.spec(first), variant) as fleet:
-                prober = Prober(job, fleet)
+            with self.run.crew(self.spec(first), variant) as crew:
+                prober = Prober(job, crew)
                 for index in indices:
                     now, batch = [index], self.tune.candidates[index].batch
                     if batch not in found:

@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from harness import wire
 from harness.bounds import footprint_of
+from harness.crew import Crew
 from harness.engine_process import EngineProcess
-from harness.fleet import Fleet
 from harness.load import driver
 from harness.load.prompts import prompts
 from harness.model.footprint import ModelShape
@@ -41,15 +41,15 @@ class Job(Struct, kw_only=True):
 
 
 class Prober:
-    """Times batches in the processes of `fleet`, which it loads.
+    """Times batches in the processes of `crew`, which it loads.
 
     Raises EngineFailed or ArmbenchError as soon as one of them can't go on.
     """
 
-    def __init__(self, job: Job, fleet: Fleet) -> None:
-        self.job, self.fleet = job, fleet
-        loaded = fleet.each(
-            lambda n, process: process.ask(wire.Load(fleet.specs[n]), wire.Loaded, _TIMEOUT_S)
+    def __init__(self, job: Job, crew: Crew) -> None:
+        self.job, self.crew = job, crew
+        loaded = crew.each(
+            lambda n, process: process.ask(wire.Load(crew.specs[n]), wire.Loaded, _TIMEOUT_S)
         )
         self.load_s = max(one.seconds for one in loaded)
 
@@ -57,7 +57,7 @@ class Prober:
         """Time `batch` sequences in every instance at once."""
         context = sum(self.job.lengths)
         room = wire.Allocate(batch, context)
-        self.fleet.each(lambda _, process: process.ask(room, wire.Done, _TIMEOUT_S))
+        self.crew.each(lambda _, process: process.ask(room, wire.Done, _TIMEOUT_S))
         warm = self._time(batch, min(_WARM_TOKENS, self.job.lengths[0]), _WARM_STEPS)
         tokens = self._tokens(warm[0])
         steps = self._steps(warm[1])
@@ -108,7 +108,7 @@ class Prober:
         def send(_: int, process: EngineProcess) -> list[RequestRecord]:
             return driver.send(process, rows, steps + 1, first_id=0, timeout_s=_TIMEOUT_S)
 
-        seen = [driver.phases(records[0]) for records in self.fleet.each(send)]
+        seen = [driver.phases(records[0]) for records in self.crew.each(send)]
         return (
             sum(prefill for prefill, _ in seen) / len(seen),
             sum(step for _, step in seen) / len(seen),

@@ -1,0 +1,269 @@
+"""What the pictures of the page show of one result, as plots without a drawing library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from harness import cost, stats
+from harness.metrics import valid_trials
+from harness.metrics.row import Subject
+from harness.records.money import BreakEven
+from harness.records.run import Case, Estimate, Result, Trial
+from harness.reports import roofline
+from harness.reports.html.plots import Line, Mark, Plot, thinned
+from harness.reports.serving import bound_text
+from harness.reports.sheet import load_text, number
+
+_MS = 1e3
+_MARKED = (0.5, 0.9, 0.95, 0.99)
+
+
+def plots(result: Result, hosted: Sequence[BreakEven]) -> list[tuple[str, Plot]]:
+    """(anchor, plot) of everything that this result can show."""
+    found = [
+        ("roofline", roofline_plot(result)),
+        ("curve", curve_plot(result, "ttft", "TTFT")),
+        ("curve-tpot", curve_plot(result, "tpot", "TPOT")),
+        ("ttft", distribution_plot(result, "ttft_s", "TTFT")),
+        ("tpot", distribution_plot(result, "tpot_s", "TPOT")),
+        ("threads", threads_plot(result)),
+        ("timeline", timeline_plot(result)),
+        ("cost", cost_plot(result, hosted)),
+    ]
+    return [(name, plot) for name, plot in found if plot is not None]
+
+
+def _figure(result: Result, case: Case, name: str) -> Estimate | None:
+    return result.summary.get(str(case.id), {}).get(name)
+
+
+def short(case: Case) -> str:
+    """The case as a legend names it."""
+    return f"{case.variant.label} {load_text(case)}"
+
+
+def roofline_plot(result: Result) -> Plot | None:
+    """Roofs of the machine, and each phase under them; None without ceilings."""
+    from harness.errors import ArmbenchError
+
+    try:
+        drawn = roofline.of_result(result)
+    except ArmbenchError:
+        return None
+    xs = [p.intensity for p in drawn.points] + [r.ridge for r in drawn.roofs]
+    left, right = min(xs) / 4, max(xs) * 4
+    lines = []
+    for roof in drawn.roofs:
+        at = sorted([left, roof.ridge, right])
+        lines.append(Line(label=roof.label, x=at, y=[roof.at(x) / 1e9 for x in at]))
+    lines += [
+        Line(label=point.label, x=[point.intensity], y=[point.ops_per_s / 1e9], style="")
+        for point in drawn.points
+    ]
+    return Plot(
+        title="Roofline",
+        about="What memory and arithmetic allow at each intensity, and where each phase lies.",
+        x="operations per byte",
+        y="Gop/s",
+        lines=lines,
+        log_x=True,
+        log_y=True,
+    )
+
+
+def _curves(result: Result) -> dict[str, list[Case]]:
+    """Cases of one variant at several loads, by variant and kind of load."""
+    found: dict[str, list[Case]] = {}
+    for case in result.plan.cases:
+        kind = case.load.kind if case.load.serving is not None else "in-process"
+        tokens = f"{case.load.input_tokens}+{case.load.output_tokens}"
+        found.setdefault(f"{case.variant.label}, {kind}, {tokens}", []).append(case)
+    return {name: cases for name, cases in found.items() if len(cases) > 1}
+
+
+def curve_plot(result: Result, name: str, label: str) -> Plot | None:
+    """Latency over throughput as the load grows, with the SLO's bound and the capacity."""
+    lines = []
+    for variant, cases in _curves(result).items():
+        points = []
+        for case in cases:
+            rate, late = (_figure(result, case, n) for n in ("output_tok_per_s", f"{name}_p50_s"))
+            if rate is not None and late is not None:
+                points.append((rate.value, late.value * _MS))
+        points.sort()
+        if len(points) > 1:
+            lines.append(
+                Line(label=f"{variant}, p50", x=[p[0] for p in points], y=[p[1] for p in points])
+            )
+    if not lines:
+        return None
+    marks = [
+        Mark(label=bound_text(bound), at=bound.seconds * _MS)
+        for slo in {c.slo.name: c.slo for c in result.capacities}.values()
+        for bound in slo.bounds
+        if bound.metric == name
+    ]
+    marks += list(_capacity_marks(result))
+    return Plot(
+        title=f"{label} over throughput",
+        about=f"Median {label} against output tokens per second, one point for each load.",
+        x="output tok/s",
+        y=f"{label} ms",
+        lines=lines,
+        marks=marks,
+    )
+
+
+def _capacity_marks(result: Result) -> Iterator[Mark]:
+    for found in result.capacities:
+        held = [p for p in found.probes if p.rate == found.rate and p.verdict == "holds"]
+        figures = result.summary.get(str(held[-1].case), {}) if held else {}
+        if output := figures.get("output_tok_per_s"):
+            label = f"capacity under {found.slo.name}"
+            yield Mark(label=label, at=output.value, vertical=True)
+
+
+def _values(trials: Iterable[Trial], name: str) -> list[float]:
+    """Each request's TTFT or TPOT in seconds, pooled over trials."""
+    found = []
+    for trial in trials:
+        for r in trial.records:
+            if r.error is not None or not r.token_ns:
+                continue
+            if name == "ttft_s":
+                found.append((r.token_ns[0] - r.due_ns) / 1e9)
+            elif len(r.token_ns) > 1:
+                found.append((r.token_ns[-1] - r.token_ns[0]) / (len(r.token_ns) - 1) / 1e9)
+    return sorted(found)
+
+
+def distribution_plot(result: Result, name: str, label: str) -> Plot | None:
+    """Share of requests within a latency; percentiles as far as there are enough of them."""
+    lines, told = [], []
+    for case in result.plan.cases:
+        values = _values(valid_trials(result.trials, case), name)
+        if len(values) < 5:
+            continue
+        shares = [(n + 1) / len(values) for n in range(len(values))]
+        lines.append(
+            Line(
+                label=f"{short(case)}, n = {len(values)}",
+                x=thinned([v * _MS for v in values]),
+                y=thinned([100 * s for s in shares]),
+                steps=True,
+            )
+        )
+        marks = [(q, stats.percentile(values, q)) for q in _MARKED]
+        known = ", ".join(f"p{100 * q:g} {number(v * _MS)} ms" for q, v in marks if v is not None)
+        told.append(f"{short(case)}: {known}")
+    if not lines:
+        return None
+    return Plot(
+        title=f"Distribution of {label}",
+        about=f"Share of requests whose {label} is at most so long. " + "; ".join(told),
+        x=f"{label} ms",
+        y="% of requests",
+        lines=lines,
+    )
+
+
+def threads_plot(result: Result) -> Plot | None:
+    """Decode speed over compute threads; None where all cases have the same."""
+    groups: dict[str, list[tuple[int, Estimate]]] = {}
+    for case in result.plan.cases:
+        rate, v = _figure(result, case, "decode_tok_per_s"), case.variant
+        if rate is None or v.threads is None:
+            continue
+        name = f"{v.engine} {v.dtype} {load_text(case)}"
+        groups.setdefault(name, []).append((v.threads * v.instances, rate))
+    lines = []
+    for name, points in groups.items():
+        points.sort(key=lambda p: p[0])
+        if len({count for count, _ in points}) > 1:
+            x = [float(count) for count, _ in points]
+            lines.append(
+                Line(
+                    label=name,
+                    x=x,
+                    y=[e.value for _, e in points],
+                    low=[e.value if e.low is None else e.low for _, e in points],
+                    high=[e.value if e.high is None else e.high for _, e in points],
+                )
+            )
+    if not lines:
+        return None
+    return Plot(
+        title="Scaling over threads",
+        about="Decode speed by the number of compute threads of all instances together.",
+        x="compute threads",
+        y="decode tok/s",
+        lines=lines,
+        ticks=sorted({x for line in lines for x in line.x}),
+    )
+
+
+def timeline_plot(result: Result) -> Plot | None:
+    """Output speed of each trial in the order in which they ran: drift and disturbed ones show."""
+    from harness.metrics import BY_NAME
+
+    row = BY_NAME["output_tok_per_s"]
+    lines = []
+    for case in result.plan.cases:
+        points = []
+        for trial in result.trials:
+            if trial.case == case.id and trial.state == "ok":
+                value = row.value(Subject(trial=trial, case=case))
+                if value is not None:
+                    points.append((float(trial.order), value))
+        if points:
+            points.sort()
+            lines.append(
+                Line(label=short(case), x=[p[0] for p in points], y=[p[1] for p in points])
+            )
+    if not lines or len(result.trials) < 3:
+        return None
+    bad = [t for t in result.trials if t.invalid or t.state == "failed"]
+    marks = [Mark(label="left out", at=float(t.order), vertical=True) for t in bad[:12]]
+    return Plot(
+        title="Timeline of the run",
+        about="Output speed of each trial in the order in which the trials ran; those that are "
+        "left out of the figures are marked.",
+        x="trial",
+        y="output tok/s",
+        lines=lines,
+        marks=marks,
+    )
+
+
+def cost_plot(result: Result, hosted: Sequence[BreakEven]) -> Plot | None:
+    """Cost of a million output tokens at each load as bars, hosted prices as lines."""
+    if result.price is None:
+        return None
+    bars = []
+    for case in result.plan.cases:
+        found = cost.output_cost(result, case.id)
+        if found is not None and valid_trials(result.trials, case):
+            bars.append((short(case), found.value, found.low, found.high))
+    if not bars:
+        return None
+    latest = {one.hosted.series: one for one in hosted}
+    marks = [
+        Mark(label=f"{one.hosted.sku} at {one.hosted.provider}, {one.label}", at=one.api)
+        for one in list(latest.values())[:4]
+    ]
+    return Plot(
+        title="Cost of a million output tokens",
+        about="The whole instance at full use of each load, with its interval; dashed lines are "
+        "hosted prices with the same input tokens for each output token.",
+        x=f"{result.price.currency} per million output tokens",
+        y="",
+        bars=bars,
+        marks=marks,
+    )
+
+
+def hosted_of(result: Result) -> list[BreakEven]:
+    """The fastest valid load against hosted prices; none without a price."""
+    from harness.reports.cost import break_even_sheet
+
+    return break_even_sheet(result)[1]
