@@ -23,7 +23,20 @@ from harness.cli import (
 )
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
-_COMMANDS = (run, tune, load, serve, machine, ceilings, show, compare, report, cost, prices, exchange)
+_COMMANDS = (
+    run,
+    tune,
+    load,
+    serve,
+    machine,
+    ceilings,
+    show,
+    compare,
+    report,
+    cost,
+    prices,
+    exchange,
+)
 
 
 def _epilog() -> str:
