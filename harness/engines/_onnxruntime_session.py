@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
+from harness.engines._onnxruntime_keys import AFFINITIES, config_entries
 from harness.engines._onnxruntime_slots import SessionSlots
 from harness.engines._slots import none_open
 from harness.engines._traces import read_profile
+from harness.engines.onnxruntime import uses_dynamic
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions, dimensions
 from harness.records.run import KernelPath, RuntimeThreads, Variant
@@ -24,26 +26,15 @@ from harness.units import format_cpu_list, parse_cpu_list
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Feed, Logits, Tokens
 
-_AFFINITIES = "session.intra_op_thread_affinities"
-
 
 def session_options(cpus: list[int], options: dict[str, Any]) -> ort.SessionOptions:
-    """One thread on each of `cpus`; the first is the calling thread, which the caller pins.
-
-    Affinities are 1-based CPU ids, one group for each thread but the caller's (ONNX Runtime
-    C API, OrtSessionOptions `session.intra_op_thread_affinities`).
-    """
+    """One thread on each of `cpus`; the first is the calling thread, which the caller pins."""
     chosen = ort.SessionOptions()
     chosen.intra_op_num_threads = len(cpus)
     chosen.inter_op_num_threads = 1
     chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    spinning = "1" if options["spinning"] else "0"
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    if options["block_base"]:
-        chosen.add_session_config_entry("session.dynamic_block_base", str(options["block_base"]))
-    if len(cpus) > 1:
-        groups = ";".join(str(cpu + 1) for cpu in cpus[1:])
-        chosen.add_session_config_entry(_AFFINITIES, groups)
+    for key, value in config_entries(cpus, options).items():
+        chosen.add_session_config_entry(key, value)
     return chosen
 
 
@@ -75,6 +66,7 @@ class OnnxEngine:
         inputs = {i.name for i in self.session.get_inputs()}
         self.positions = "position_ids" in inputs
         self.shared = spec.options["exporter"] == "builder"
+        self.joint = uses_dynamic(spec.dtype, spec.options)
         self.names = [f"{i}.{part}" for i in range(self.d.layers) for part in ("key", "value")]
         self.last: np.ndarray[Any, np.dtype[np.float32]] = np.empty(0, dtype=np.float32)
         self.batch = self.context = self.length = 0
@@ -87,6 +79,12 @@ class OnnxEngine:
                 "a graph of exporter 'optimum' cannot serve: its cache grows by concatenation, so "
                 "that all sequences of a batch have the same length",
                 hint="take exporter builder",
+            )
+        if self.joint:
+            raise ArmbenchError(
+                "int8 = 'dynamic' cannot serve: one scale for the activations of a whole step makes "
+                "a sequence's tokens depend on what else the step holds",
+                hint="take int8 = 'nbits'",
             )
         self.cache = []
         self.binding = self.session.io_binding()  # lets go of the cache it was bound to
@@ -193,7 +191,7 @@ class OnnxEngine:
     def runtime(self) -> RuntimeThreads:
         chosen = self.session.get_session_options()
         several = chosen.intra_op_num_threads > 1
-        groups = chosen.get_session_config_entry(_AFFINITIES).split(";") if several else []
+        groups = chosen.get_session_config_entry(AFFINITIES).split(";") if several else []
         return RuntimeThreads(
             runtime="onnxruntime",
             compute=chosen.intra_op_num_threads,

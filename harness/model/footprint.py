@@ -59,10 +59,12 @@ FORMATS: dict[str, WeightFormat] = {
         _format("bfloat16", 16),
         _format("int8", 8, 0, 32),  # one float32 scale per output channel
         _format("int8-channel-zero", 8, 0, 32, 8),
-        _format("int8-g32", 8, 32, 32),
-        _format("int4-g32", 4, 32, 32),  # ONNX Runtime MatMulNBits, float32 model, symmetric
-        _format("int4-g32-zero", 4, 32, 32, 4),
-        _format("int4-g128", 4, 128, 32),
+        *(  # ONNX Runtime's MatMulNBits in a float32 model, symmetric and with zero points
+            _format(f"int{bits}-g{group}{end}", bits, group, 32, zero)
+            for bits in (8, 4)
+            for group in (16, 32, 64, 128, 256)
+            for end, zero in (("", 0), ("-zero", bits))
+        ),
         _format("int4-g32-f16", 4, 32, 16),
         _format("int4-g128-f16", 4, 128, 16),
         _format("int4-channel", 4, 0, 32),  # KleidiAI, one scale per output channel
