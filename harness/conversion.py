@@ -36,8 +36,9 @@ def folder_for(variant: Variant, fingerprint: str) -> Path | None:
         return None
     wanted = converter.prepare_options(variant.dtype, variant.options)
     wanted["packages"] = _versions(converter.prepare_packages(variant.options))
-    key = json.dumps([fingerprint, variant.engine, wanted], sort_keys=True)
-    name = f"{variant.engine}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    engine = getattr(converter, "CONVERSION_OF", variant.engine)
+    key = json.dumps([fingerprint, engine, wanted], sort_keys=True)
+    name = f"{engine}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     return places.cache_dir() / "conversions" / name
 
 

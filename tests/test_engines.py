@@ -29,6 +29,15 @@ RIGHT = [
     ("transformers", "float32", {}),
     ("transformers", "float32", {"cache": "static", "attention": "eager"}),
     ("transformers", "bfloat16", {}),
+    ("onnxruntime", "int8", {}),
+    ("onnxruntime", "int8", {"int8": "dynamic"}),
+    ("onnxruntime", "int4", {}),
+    ("onnxruntime", "int4", {"block_size": 32, "symmetric": False, "head": "int8"}),
+    ("onnxruntime", "int4", {"accuracy_level": 1, "head": "float32"}),
+    ("onnxruntime", "int4", {"exporter": "optimum"}),
+    ("onnxruntime_genai", "float32", {}),
+    ("onnxruntime_genai", "int8", {}),
+    ("onnxruntime_genai", "int4", {}),
 ]
 
 

@@ -11,6 +11,7 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `check_options(options)`, optional: raises ArmbenchError for a value that it does not know;
 - `prepare(spec, folder)`, optional: converts the checkpoint once, in a child of its own;
 - `prepare_options(dtype, options)` beside it: what the conversion depends on;
+- `CONVERSION_OF`, optional: the engine that it shares conversions with;
 - `stored(dtype, options)`, optional: how it keeps the model, where not in plain `dtype`;
 - `serves`, optional: True where its engine is a ServingEngine;
 - `serving_bytes(dimensions, dtype, slots, context, chunk, options)`, optional beside it: an

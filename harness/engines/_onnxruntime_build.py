@@ -6,6 +6,7 @@ All begin as an exporter's float32 graph, whose products are then quantised. The
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Mapping
@@ -47,6 +48,7 @@ def _export(spec: EngineSpec, folder: Path) -> None:
         _optimum(spec, folder)
     else:
         _builder(spec, folder)
+    gc.collect()  # the exporters leave the model in cycles, and the next step loads it again
 
 
 def _builder(spec: EngineSpec, folder: Path) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.errors import ArmbenchError
+from harness.units import format_cpu_list, parse_cpu_list
+
 AFFINITIES = "session.intra_op_thread_affinities"
 
 
@@ -26,3 +29,11 @@ def config_entries(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str,
     if len(cpus) > 1:
         entries[AFFINITIES] = ";".join(str(cpu + 1) for cpu in cpus[1:])
     return entries
+
+
+def from_one(group: str) -> str:
+    """CPUs counted from 0 of a group that counts from 1; the text itself where it is no list."""
+    try:
+        return format_cpu_list(cpu - 1 for cpu in parse_cpu_list(group))
+    except ArmbenchError:
+        return group

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from harness.engines._onnxruntime_keys import AFFINITIES, config_entries
+from harness.engines._onnxruntime_keys import AFFINITIES, config_entries, from_one
 from harness.engines._onnxruntime_slots import SessionSlots
 from harness.engines._slots import none_open
 from harness.engines._traces import read_profile
@@ -21,7 +21,6 @@ from harness.engines.onnxruntime import uses_dynamic
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions, dimensions
 from harness.records.run import KernelPath, RuntimeThreads, Variant
-from harness.units import format_cpu_list, parse_cpu_list
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Feed, Logits, Tokens
@@ -36,14 +35,6 @@ def session_options(cpus: list[int], options: dict[str, Any]) -> ort.SessionOpti
     for key, value in config_entries(cpus, options).items():
         chosen.add_session_config_entry(key, value)
     return chosen
-
-
-def _from_one(group: str) -> str:
-    """CPUs counted from 0 of a group that counts from 1; the text itself where it is no list."""
-    try:
-        return format_cpu_list(cpu - 1 for cpu in parse_cpu_list(group))
-    except ArmbenchError:
-        return group
 
 
 class OnnxEngine:
@@ -196,5 +187,5 @@ class OnnxEngine:
             runtime="onnxruntime",
             compute=chosen.intra_op_num_threads,
             interop=chosen.inter_op_num_threads,
-            affinities=[_from_one(group) for group in groups],
+            affinities=[from_one(group) for group in groups],
         )
