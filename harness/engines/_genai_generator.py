@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime_genai as og
 
-from harness.engines._onnxruntime_keys import AFFINITIES, config_entries, from_one
-from harness.engines._traces import read_profile
+from harness.engines._onnxruntime_keys import AFFINITIES, config_entries, from_one, kernel_path
 from harness.errors import ArmbenchError
 from harness.model.architecture import dimensions
-from harness.records.run import KernelPath, RuntimeThreads, Variant
+from harness.records.run import KernelPath, RuntimeThreads
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Logits, Tokens
@@ -39,6 +38,7 @@ class GenaiEngine:
     def __init__(self, spec: EngineSpec) -> None:
         if spec.prepared is None:
             raise ArmbenchError("the onnxruntime_genai engine was given no converted checkpoint")
+        self.folder = Path(spec.prepared)
         config = json.loads((Path(spec.checkpoint) / "config.json").read_text())
         self.vocabulary = dimensions(config).vocabulary
         os.sched_setaffinity(0, {spec.cpus[0]})
@@ -134,16 +134,9 @@ class GenaiEngine:
         self.generator = self.model = None
         try:
             (file,) = Path(self.profiles or "").glob("trace*.json")
-            kernels, facts = read_profile(file.read_text())
+            return kernel_path("onnxruntime_genai", file, self.folder)
         finally:
             shutil.rmtree(self.profiles or "", ignore_errors=True)
-        return KernelPath(
-            variant=Variant(engine="onnxruntime_genai", dtype="", threads=0),
-            source="ONNX Runtime profile",
-            kernels=kernels,
-            facts=facts,
-            reason=None if kernels else "the profile names no kernel",
-        )
 
     def runtime(self) -> RuntimeThreads:
         """As they were asked for: the library does not tell its session's options."""

@@ -7,12 +7,16 @@ All begin as an exporter's float32 graph, whose products are then quantised. The
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engines._onnxruntime_keys import PRODUCTS
+from harness.engines._onnxruntime_rows import write_probe
 from harness.engines.onnxruntime import reduced_range, uses_dynamic
 from harness.errors import ArmbenchError
 
@@ -78,6 +82,8 @@ def _blocks(source: Path, folder: Path, bits: int, options: Mapping[str, Any]) -
     model = _quantise(model, bits, options, [HEAD] if own else [])
     if options["head"] == "int8":
         model = _quantise(model, 8, options, [])
+    write_probe(folder, [bits, 8] if options["head"] == "int8" else [bits], options)
+    (folder / PRODUCTS).write_text(json.dumps(_products(model), indent=1))
     # aligned, so that ONNX Runtime maps what it need not repack instead of copying it
     onnx_ir.save(onnx_ir.from_proto(model), folder / GRAPH, external_data=f"{GRAPH}.data")
     _copy_rest(source, folder)
@@ -96,6 +102,17 @@ def _quantise(model: Any, bits: int, options: Mapping[str, Any], excluded: list[
     )
     work.process()
     return work.model.model
+
+
+def _products(model: Any) -> dict[str, int]:
+    """How many MatMulNBits of each kind `model` has: a profile does not tell their kind."""
+    nodes = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    kinds = [{a.name: a.i for a in node.attribute} for node in nodes]
+    return Counter(
+        f"{k['bits']} bits, blocks of {k['block_size']}, "
+        f"accuracy level {k.get('accuracy_level', 0)}"
+        for k in kinds
+    )
 
 
 def _dynamic(source: Path, folder: Path, options: Mapping[str, Any]) -> None:

@@ -1,16 +1,21 @@
-"""Options as ONNX Runtime's own keys: for its sessions, raw or inside onnxruntime-genai.
+"""What raw sessions and those inside onnxruntime-genai share: keys, traces.
 
-Names and meaning: onnxruntime_session_options_config_keys.h.
+Names and meaning of the keys: onnxruntime_session_options_config_keys.h.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from harness.engines._traces import read_profile
 from harness.errors import ArmbenchError
+from harness.records.run import KernelPath, Variant
 from harness.units import format_cpu_list, parse_cpu_list
 
+PRODUCTS = "products.json"  # beside a graph: its MatMulNBits by kind
 AFFINITIES = "session.intra_op_thread_affinities"
 
 
@@ -37,3 +42,27 @@ def from_one(group: str) -> str:
         return format_cpu_list(cpu - 1 for cpu in parse_cpu_list(group))
     except ArmbenchError:
         return group
+
+
+def kernel_path(engine: str, profile: Path, folder: Path) -> KernelPath:
+    """Operators of the optimised graph as the `profile` of a session on `folder` counts them.
+
+    Weights that were repacked for a kernel are no longer among an operator's inputs.
+    """
+    kernels, facts = read_profile(profile.read_text())
+    if (folder / PRODUCTS).is_file():
+        kinds = json.loads((folder / PRODUCTS).read_text())
+        facts["MatMulNBits"] = "; ".join(f"{n} of {kind}" for kind, n in kinds.items())
+    notes = [
+        f"{k.name} found no kernel for its weights, and takes them as they are stored"
+        for k in kernels
+        if k.name == "MatMulNBits" and "uint8" in (k.types or "").split()
+    ]
+    return KernelPath(
+        variant=Variant(engine=engine, dtype="", threads=0),
+        source="ONNX Runtime profile",
+        kernels=kernels,
+        facts=facts | {"MLAS": "chooses its kernels by CPUID or HWCAP and does not tell them"},
+        notes=notes,
+        reason=None if kernels else "the profile names no kernel",
+    )

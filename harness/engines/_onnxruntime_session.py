@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from harness.engines._onnxruntime_keys import AFFINITIES, config_entries, from_one
+from harness.engines._onnxruntime_keys import AFFINITIES, config_entries, from_one, kernel_path
+from harness.engines._onnxruntime_rows import number_of_rows
 from harness.engines._onnxruntime_slots import SessionSlots
 from harness.engines._slots import none_open
-from harness.engines._traces import read_profile
 from harness.engines.onnxruntime import uses_dynamic
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions, dimensions
-from harness.records.run import KernelPath, RuntimeThreads, Variant
+from harness.records.run import KernelPath, RuntimeThreads
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Feed, Logits, Tokens
@@ -43,6 +43,7 @@ class OnnxEngine:
     def __init__(self, spec: EngineSpec) -> None:
         if spec.prepared is None:
             raise ArmbenchError("the onnxruntime engine was given no converted checkpoint")
+        self.spec, self.folder = spec, Path(spec.prepared)
         config = json.loads((Path(spec.checkpoint) / "config.json").read_text())
         self.d: Dimensions = dimensions(config)
         os.sched_setaffinity(0, {spec.cpus[0]})
@@ -52,12 +53,11 @@ class OnnxEngine:
             chosen.enable_profiling = True
             chosen.profile_file_prefix = str(Path(self.profiles) / "trace")
         self.session = ort.InferenceSession(
-            str(Path(spec.prepared) / "model.onnx"), chosen, providers=["CPUExecutionProvider"]
+            str(self.folder / "model.onnx"), chosen, providers=["CPUExecutionProvider"]
         )
         inputs = {i.name for i in self.session.get_inputs()}
         self.positions = "position_ids" in inputs
         self.shared = spec.options["exporter"] == "builder"
-        self.joint = uses_dynamic(spec.dtype, spec.options)
         self.names = [f"{i}.{part}" for i in range(self.d.layers) for part in ("key", "value")]
         self.last: np.ndarray[Any, np.dtype[np.float32]] = np.empty(0, dtype=np.float32)
         self.batch = self.context = self.length = 0
@@ -71,15 +71,18 @@ class OnnxEngine:
                 "that all sequences of a batch have the same length",
                 hint="take exporter builder",
             )
-        if self.joint:
+        if uses_dynamic(self.spec.dtype, self.spec.options):
             raise ArmbenchError(
-                "int8 = 'dynamic' cannot serve: one scale for the activations of a whole step makes "
-                "a sequence's tokens depend on what else the step holds",
+                "int8 = 'dynamic' cannot serve: one scale for the activations of a whole step "
+                "makes a sequence's tokens depend on what else the step holds",
                 hint="take int8 = 'nbits'",
             )
         self.cache = []
         self.binding = self.session.io_binding()  # lets go of the cache it was bound to
-        self.slots = SessionSlots(self.session, self.d, self.names, slots=slots, context=context)
+        together = number_of_rows(self.folder, session_options(self.spec.cpus, self.spec.options))
+        self.slots = SessionSlots(
+            self.session, self.d, self.names, slots=slots, context=context, together=together
+        )
 
     def step(self, feeds: Sequence[Feed]) -> list[int | None]:
         return self._open().step(feeds)
@@ -166,18 +169,12 @@ class OnnxEngine:
         """Operators of the optimised graph as ONNX Runtime's profile counts them."""
         work()
         try:
-            kernels, facts = read_profile(Path(self.session.end_profiling()).read_text())
+            path = kernel_path("onnxruntime", Path(self.session.end_profiling()), self.folder)
         finally:
             shutil.rmtree(self.profiles or "", ignore_errors=True)
-        if kernel := getattr(ort, "get_build_info", None):
-            facts["build"] = str(kernel())
-        return KernelPath(
-            variant=Variant(engine="onnxruntime", dtype="", threads=0),
-            source="ONNX Runtime profile",
-            kernels=kernels,
-            facts=facts | {"MLAS": "chooses its kernels by CPUID or HWCAP and does not tell them"},
-            reason=None if kernels else "the profile names no kernel",
-        )
+        if build := getattr(ort, "get_build_info", None):
+            path.facts["build"] = str(build())
+        return path
 
     def runtime(self) -> RuntimeThreads:
         chosen = self.session.get_session_options()

@@ -34,7 +34,7 @@ class WeightFormat(Struct, frozen=True, kw_only=True):
         """Stored bytes of a matrix with `rows` outputs and `columns` inputs."""
         if self.group is None:
             return rows * _whole_bytes(columns * self.bits)
-        group = self.group or columns
+        group = self.group or columns or 1  # there are matrices of no columns: experts of none
         groups = -(-columns // group)
         padded = groups * group if self.group else columns  # the last group is stored whole
         row = _whole_bytes(padded * self.bits) + _whole_bytes(groups * self.zero_bits)
