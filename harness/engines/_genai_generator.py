@@ -103,7 +103,7 @@ class GenaiEngine:
 
     def _choose(self, tokens: Tokens) -> None:
         """Append `tokens`, which are chosen from logits that are there."""
-        if not np.array_equal(tokens, self.best):
+        if self.best is None or not np.array_equal(tokens, self.best):
             self.follows = True
             scores = np.full((self.batch, 1, self.vocabulary), _LEAST, dtype=np.float32)
             scores[np.arange(self.batch), 0, tokens] = 0

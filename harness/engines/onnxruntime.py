@@ -76,6 +76,7 @@ _INT8_LEVEL = 4  # the accuracy level of MatMulNBits that quantises activations
 # 8 and 4 bits (n = 8) it never came to 1, taken with care. Optimum's was not measured.
 _COPIES = {"float32": 1.25, "int8": 1.5, "int4": 1.5}
 _OPTIMUM_COPIES = 1.75
+_OPTIMUM_TIMES = 5.0
 _RUNTIME_BYTES = 150 * 2**20  # the library and its arenas at rest: an estimate
 
 
@@ -235,11 +236,13 @@ def prepare_bytes(d: Dimensions, dtype: str, options: Mapping[str, Any]) -> tupl
     """(memory, disk) the conversion needs at its peak, in bytes.
 
     By the peak resident size of the converting child at Qwen2.5-0.5B's shape, in float32 weights
-    with the embedding apart from the head: 1.35 times for float32 (n = 1), 1.6 and 1.8 for int4
-    (n = 2). Optimum is said to need about 10 GB for it; that was not measured.
+    with the embedding apart from the head: 1.35 times for float32 (n = 1), 1.6 to 1.8 for blocks of
+    4 or 8 bits (n = 4), 3.45 for dynamic int8 (n = 1). Optimum is said to need about 10 GB for it;
+    that was not measured.
     """
     whole = stored_bytes(d, "float32", options)
-    times = {"builder": 1.8, "optimum": 5.0}[options["exporter"]]
+    times = 3.5 if uses_dynamic(dtype, options) else 1.8
+    times = _OPTIMUM_TIMES if options["exporter"] == "optimum" else times
     kept = stored_bytes(d, dtype, options)
     return int(times * whole) + 2**29, int(1.05 * (whole + (0 if dtype == "float32" else kept)))
 
