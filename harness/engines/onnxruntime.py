@@ -60,8 +60,8 @@ OPTIONS: Mapping[str, Any] = {
     "kleidiai": True,  # Arm's own kernels, where the library was built with them
 }
 EXPORTERS = {
-    "builder": ("onnxruntime_genai", "onnx_ir", "torch", "transformers"),
-    "optimum": ("optimum.onnxruntime", "onnx", "torch", "transformers"),
+    "builder": ("onnxruntime_genai", "onnx", "onnx_ir", "torch", "transformers"),
+    "optimum": ("optimum.onnxruntime", "onnx", "onnx_ir", "torch", "transformers"),
 }
 CHOICES: Mapping[str, Sequence[Any]] = {
     "int8": ("nbits", "dynamic"),

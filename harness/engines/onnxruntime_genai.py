@@ -1,9 +1,9 @@
 """onnxruntime-genai: Microsoft's generation loop on ONNX Runtime, over the builder's graph.
 
 The graph is the one of engine onnxruntime. The library keeps the KV cache, picks the tokens and
-batches by itself: all sequences of a batch begin together with prompts of one length, and its
-loop for requests that come and go needs an operator that its CPU build lacks (PagedAttention). So
-it does not serve.
+batches by itself: all sequences of a batch begin together, with prompts of one length. Its other
+loop, `Engine`, for requests that come and go, stops at a graph whose head is computed for the last
+position only (0.14.1: "invalid dimensions for output: logits"). So this engine does not serve.
 """
 
 from __future__ import annotations
