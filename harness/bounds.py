@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.model.footprint import Footprint, ModelShape, Quantisation, weight_format
 from harness.records.ceilings import Calibration, Ceilings
@@ -38,11 +39,12 @@ def footprint(result: Result, case: Case) -> Footprint | None:
     stored = stored_of(result, case)
     if stored is None or result.model.sizes is None:
         return None
-    body = Quantisation.of(stored.body)
-    head = weight_format(stored.head) if stored.head else None
+    weights = Quantisation.of(stored.body)
+    if stored.head:
+        weights = replace(weights, head=weight_format(stored.head))
     return Footprint(
         shape=ModelShape(result.model.sizes),
-        weights=Quantisation(body=body.body, head=head, rest=body.rest),
+        weights=weights,
         kv_element_bytes=stored.kv_element_bytes,
     )
 
