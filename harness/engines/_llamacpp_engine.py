@@ -60,7 +60,7 @@ class LlamaEngine:
         self.lengths: SlotLengths | None = None  # of slots, where they are open
         self.batch = self.length = self.rows = 0
 
-    def _open(self, sequences: int, context: int) -> Context:
+    def _open(self, sequences: int, context: int, flash: str) -> Context:
         """A new context in place of the last one."""
         if sequences > MOST_SLOTS:
             raise ArmbenchError(
@@ -80,6 +80,7 @@ class LlamaEngine:
             size=max(_LEAST_TOKENS, sequences * context),
             vocabulary=self.d.vocabulary,
             threads=len(self.spec.cpus),
+            flash=flash,
             watch=self.watch.callback if self.watch else None,
         )
         self.told = self.log.lines()
@@ -95,7 +96,7 @@ class LlamaEngine:
     def allocate(self, batch: int, context: int) -> None:
         self.lengths = None
         self.batch, self.length = batch, 0
-        self._open(batch, context)
+        self._open(batch, context, self.spec.options["flash"])
 
     def prefill(self, tokens: Tokens) -> Tokens:
         context, count = self._ready(), tokens.shape[1]
@@ -130,8 +131,14 @@ class LlamaEngine:
 
     def open_slots(self, slots: int, context: int) -> None:
         lengths = SlotLengths(slots, context, self.d.vocabulary)
-        self._open(slots, context)
+        self._open(slots, context, self._steady_flash())
         self.lengths = lengths
+
+    def _steady_flash(self) -> str:
+        """Flash attention adds up in an order that depends on the mix: not by itself for slots."""
+        options = self.spec.options
+        chosen: str = options["flash"]
+        return "off" if chosen == "auto" and options["kv"] != "q8_0" else chosen
 
     def step(self, feeds: Sequence[Feed]) -> list[int | None]:
         if self.lengths is None:

@@ -27,7 +27,6 @@ _FLASH = {
 _KV = {
     "f32": llama_cpp.GGML_TYPE_F32,
     "f16": llama_cpp.GGML_TYPE_F16,
-    "bf16": llama_cpp.GGML_TYPE_BF16,
     "q8_0": llama_cpp.GGML_TYPE_Q8_0,
 }
 _MOST_LOG = 1 << 20
@@ -107,6 +106,7 @@ class Context:
         size: int,
         vocabulary: int,
         threads: int,
+        flash: str,
         watch: Any = None,
     ) -> None:
         self.log, self.vocabulary = log, vocabulary
@@ -117,7 +117,7 @@ class Context:
         wanted.n_seq_max = sequences
         wanted.n_outputs_max = sequences  # not logits of every token of a batch
         wanted.n_threads = wanted.n_threads_batch = threads
-        wanted.flash_attn_type = _FLASH[options["flash"]]
+        wanted.flash_attn_type = _FLASH[flash]
         wanted.type_k = wanted.type_v = _KV[options["kv"]]
         wanted.kv_unified = False  # each sequence attends to its own keys alone
         wanted.no_perf = True

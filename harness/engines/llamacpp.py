@@ -37,7 +37,7 @@ OPTIONS: Mapping[str, Any] = {
     "ubatch": 512,  # rows that pass the layers at once
 }
 FLASH = ("auto", "on", "off")
-KV_BYTES = {"f16": 2.0, "bf16": 2.0, "f32": 4.0, "q8_0": 34 / 32}
+KV_BYTES = {"f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ of llama.cpp's llama-cparams.h
 
 # By dtype: body and head as `model.footprint` names them, and what the products are computed in.
