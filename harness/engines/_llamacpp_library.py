@@ -61,7 +61,8 @@ class Log:
 
 def system_info() -> str:
     """The instruction sets that the library was built for and found, as it prints them."""
-    return llama_cpp.llama_print_system_info().decode().strip(" |\n")
+    told: bytes = llama_cpp.llama_print_system_info()
+    return told.decode().strip(" |\n")
 
 
 def buffers(lines: list[str]) -> dict[str, str]:
