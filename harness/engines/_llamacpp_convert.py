@@ -12,7 +12,8 @@ import gguf
 import llama_cpp
 
 from harness.engines._gguf import Dtype, write_gguf
-from harness.engines._llamacpp_library import FILE, TENSORS, Log
+from harness.engines._llamacpp_library import Log
+from harness.engines.llamacpp import FILE, TENSORS
 from harness.errors import ArmbenchError
 from harness.model.checkpoint import read_header, tensor_files
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.engines._llamacpp_library import (
-    FILE,
-    TENSORS,
     Context,
     Log,
     Model,
@@ -27,7 +25,7 @@ from harness.engines._llamacpp_library import (
 from harness.engines._llamacpp_watch import Watch
 from harness.engines._openmp import read_openmp
 from harness.engines._slots import SlotLengths, none_open
-from harness.engines.llamacpp import MOST_SLOTS
+from harness.engines.llamacpp import MOST_SLOTS, TENSORS, gguf_file, kv_type
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions, dimensions
 from harness.records.run import KernelPath, RuntimeThreads, Variant
@@ -42,17 +40,13 @@ class LlamaEngine:
     """A model, and the context that the last `allocate` or `open_slots` made."""
 
     def __init__(self, spec: EngineSpec) -> None:
-        if spec.prepared is None:
-            raise ArmbenchError("the llamacpp engine was given no converted checkpoint")
-        folder = Path(spec.prepared)
+        file = gguf_file(spec)
         self.spec = spec
         config = json.loads((Path(spec.checkpoint) / "config.json").read_text())
         self.d: Dimensions = dimensions(config)
-        self.tensors = json.loads((folder / TENSORS).read_text())
+        self.tensors = json.loads(file.with_name(TENSORS).read_text())
         self.log = Log()
-        self.model = Model(
-            folder / FILE, self.log, mmap=spec.options["mmap"], repack=spec.options["repack"]
-        )
+        self.model = Model(file, self.log, mmap=spec.options["mmap"], repack=spec.options["repack"])
         said = self.log.lines()
         self.buffers, self.repacked = buffers(said), repacked(said)
         self.watch = Watch() if spec.trace else None
@@ -81,6 +75,7 @@ class LlamaEngine:
             vocabulary=self.d.vocabulary,
             threads=len(self.spec.cpus),
             flash=flash,
+            kv=kv_type(self.spec.dtype, self.spec.options),
             watch=self.watch.callback if self.watch else None,
         )
         self.told = self.log.lines()

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from harness.engines import Logits
 
-FILE, TENSORS = "model.gguf", "tensors.json"  # what a conversion's folder holds
 _FLASH = {
     "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -108,6 +107,7 @@ class Context:
         vocabulary: int,
         threads: int,
         flash: str,
+        kv: str,
         watch: Any = None,
     ) -> None:
         self.log, self.vocabulary = log, vocabulary
@@ -119,7 +119,7 @@ class Context:
         wanted.n_outputs_max = sequences  # not logits of every token of a batch
         wanted.n_threads = wanted.n_threads_batch = threads
         wanted.flash_attn_type = _FLASH[flash]
-        wanted.type_k = wanted.type_v = _KV[options["kv"]]
+        wanted.type_k = wanted.type_v = _KV[kv]
         wanted.kv_unified = False  # each sequence attends to its own keys alone
         wanted.no_perf = True
         if watch is not None:

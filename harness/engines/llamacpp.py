@@ -4,6 +4,14 @@ The binding's low-level interface is driven directly (`llama_decode` on our own 
 step costs what llama.cpp's own loop costs. `scripts/build-llamacpp` builds and installs it for this
 CPU, with llama-bench and llama-server from the same objects.
 
+Serving: one `llama_decode` a step, each sequence in a cache of its own. Whether its bits depend on
+what else a step holds is a matter of kernels. On x86 (AVX-512) they did not for q8_0, q4_0 and
+blocks of 32 in q4_k_m without flash attention, which `flash = "auto"` therefore means for slots
+(for batches it means what llama-bench does). With flash attention sums depend on how far the
+longest sequence reaches; f16 and float32 products, and super-blocks of 256 once four rows stand
+together, take other kernels by the number of rows. There a token may change where two logits
+nearly tie: seen at most 2e-3 (f16) and 8e-2 (q4_k_m) standard deviations of the logits.
+
 llama.cpp decides tensor by tensor what a quantised file holds: the head has more bits than the
 body, rows that no super-block of 256 divides take blocks of 32. `stored` names that mixture and
 `model.footprint` counts its bytes, which a test holds against real files.
@@ -33,9 +41,10 @@ OPTIONS: Mapping[str, Any] = {
     "mmap": True,
     "repack": True,  # weights rearranged for this CPU's kernels, in memory of the process's own
     "flash": "auto",  # attention in one pass over the keys: auto, on, off
-    "kv": "f16",
+    "kv": "auto",  # what KV_BYTES names; auto: f32 beside float32 weights, else f16
     "ubatch": 512,  # rows that pass the layers at once
 }
+FILE, TENSORS = "model.gguf", "tensors.json"  # what a conversion's folder holds
 FLASH = ("auto", "on", "off")
 KV_BYTES = {"f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ of llama.cpp's llama-cparams.h
@@ -75,8 +84,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Raise ArmbenchError for a value that llama.cpp does not know, or cannot combine."""
     if options["flash"] not in FLASH:
         raise unknown_name("value of flash", str(options["flash"]), FLASH)
-    if options["kv"] not in KV_BYTES:
-        raise unknown_name("KV type", str(options["kv"]), KV_BYTES)
+    if options["kv"] not in ("auto", *KV_BYTES):
+        raise unknown_name("KV type", str(options["kv"]), ("auto", *KV_BYTES))
     if options["kv"] == "q8_0" and options["flash"] == "off":
         raise ArmbenchError(
             "llama.cpp quantises the KV cache only under flash attention",
@@ -86,10 +95,16 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise ArmbenchError("ubatch of llamacpp must be at least 1", hint="512 is llama.cpp's own")
 
 
+def kv_type(dtype: str, options: Mapping[str, Any]) -> str:
+    """The type of the KV cache, resolved."""
+    auto = "f32" if dtype == "float32" else "f16"
+    return auto if options["kv"] == "auto" else str(options["kv"])
+
+
 def stored(dtype: str, options: Mapping[str, Any]) -> Stored:
     """What the GGUF file of `dtype` holds, and the KV cache."""
     body, head, compute = _STORED[dtype]
-    kv = KV_BYTES[options["kv"]]
+    kv = KV_BYTES[kv_type(dtype, options)]
     return Stored(body=body, head=head, compute=compute, kv_element_bytes=kv)
 
 
@@ -131,7 +146,7 @@ def serving_bytes(
     """
     file, copies = sum(weights(d, dtype).values()), _repacked(d, dtype, options)
     room = -(-context // 256) * 256  # as llama.cpp rounds it
-    cache = 2 * d.layers * d.kv_heads * d.head * slots * room * KV_BYTES[options["kv"]]
+    cache = 2 * d.layers * d.kv_heads * d.head * slots * room * KV_BYTES[kv_type(dtype, options)]
     rows = min(options["ubatch"], max(slots, chunk))
     scores = 0 if options["flash"] == "on" else d.heads * rows * room * 4
     activations = rows * (3 * d.intermediate + 8 * d.hidden) * 4 + scores
@@ -169,6 +184,13 @@ def prepare(spec: EngineSpec, folder: Path) -> None:
     from harness.engines._llamacpp_convert import convert
 
     convert(spec, folder)
+
+
+def gguf_file(spec: EngineSpec) -> Path:
+    """The file that the engine loads. Raises ArmbenchError where nothing was converted."""
+    if spec.prepared is None:
+        raise ArmbenchError("the llamacpp engine was given no converted checkpoint")
+    return Path(spec.prepared) / FILE
 
 
 def load(spec: EngineSpec) -> Engine:
