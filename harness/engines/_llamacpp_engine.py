@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,8 +184,11 @@ class LlamaEngine:
 
     def _flash(self) -> str | None:
         """Whether attention runs in one pass, as llama.cpp says; None where it does not."""
-        said = [line for line in self.told if "lash" in line and "attn" in line.lower()]
-        return said[-1].split(":", 1)[-1].strip() if said else None
+        said = "\n".join(self.told)
+        chosen = re.search(r"Flash Attention (enabled|not supported)", said)
+        asked = re.search(r"flash_attn *= *(\w+)", said)
+        found = chosen or asked
+        return found[1] if found else None
 
     def trace(self, work: Callable[[], None]) -> KernelPath:
         """Operations of the graph by the format and buffer of their weights, timed one by one."""
