@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from harness.records.run import Agreement, LoadPoint, Variant
 
 pytestmark = pytest.mark.engine
 CPUS = sorted(os.sched_getaffinity(0))[:2]
+LLAMACPP = pytest.param(
+    "llamacpp",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("llama_cpp") is None,
+        reason="llama.cpp's binding is not built here: run scripts/build-llamacpp",
+    ),
+)
 RIGHT = [
     ("torch", "float32", {}),
     ("torch", "float32", {"packed": False}),
@@ -146,7 +154,7 @@ def test_a_row_of_a_batch_gets_the_tokens_it_gets_alone(
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two allowed CPUs")
 @pytest.mark.parametrize("cpus", [CPUS, CPUS[::-1], CPUS[1:]], ids=str)
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", LLAMACPP])
 def test_every_compute_thread_is_on_a_cpu_of_its_own(
     engine: str, cpus: list[int], qwen3: Path
 ) -> None:
