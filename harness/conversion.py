@@ -72,7 +72,9 @@ def prepare(
             f"{', '.join(missing)}",
             hint=f"pip install 'armbench[{variant.engine}]'",
         )
-    memory, disk = converter.prepare_bytes(checkpoint.dimensions, variant.options)
+    memory, disk = converter.prepare_bytes(
+        checkpoint.dimensions, variant.dtype, variant.options
+    )
     _check_room(memory, disk, target.parent)
     assert variant.dtype is not None  # a plan names it
     draft = target.with_name(f".{target.name}.{os.getpid()}")

@@ -98,7 +98,7 @@ def prepare_packages(options: Mapping[str, Any]) -> Sequence[str]:
     return EXPORTERS[options["exporter"]]
 
 
-def prepare_bytes(d: Dimensions, options: Mapping[str, Any]) -> tuple[int, int]:
+def prepare_bytes(d: Dimensions, dtype: str, options: Mapping[str, Any]) -> tuple[int, int]:
     """(memory, disk) the conversion needs at its peak, in bytes.
 
     Estimates: Optimum is said to need about 10 GB for Qwen2.5-0.5B, five times its float32
