@@ -152,9 +152,8 @@ class EngineRun(Run):
         prepared = Prepared(spec, check, {})
         name = variant.label
         try:
-            self.listener.phase(f"{name}: converting the checkpoint, where it needs it")
             folder, check.prepare_s = conversion.prepare(
-                variant, self.model, self.fingerprint, self.plan.cpus
+                variant, self.model, self.fingerprint, self.plan.cpus, self.listener.phase
             )
             spec.prepared = str(folder) if folder else None
             self.listener.phase(f"{name}: comparing with the reference, then a short timing")

@@ -83,7 +83,9 @@ class Graph:
         d = self.d
         shape = ops.concat([self.batch, _ints(d.kv_heads, 0, d.head)], 0)
         empty = ops.broadcast(ops.constant(np.float32(0)), shape)
-        held = ops.read_value(empty, name, ov.Type.f32, ov.PartialShape([-1, d.kv_heads, -1, d.head]))
+        held = ops.read_value(
+            empty, name, ov.Type.f32, ov.PartialShape([-1, d.kv_heads, -1, d.head])
+        )
         both = ops.concat([ops.gather(held, self.rows, _int(0)), new], 2)
         self.states.append(ops.assign(both, name))
         return both
@@ -104,10 +106,12 @@ class Graph:
         k = self._heads(f"{prefix}k_proj", x, d.kv_heads, f"{prefix}k_norm.weight")
         v = self._heads(f"{prefix}v_proj", x, d.kv_heads, None)
         k, v = self._state(f"key.{layer}", k), self._state(f"value.{layer}", v)
-        # No mask is given: OpenVINO 2026.4 computes bfloat16 attention with an explicit mask wrongly
-        # (AVX-512, logits a quarter off). Fused with the state, causal counts from the last key.
+        # No mask: with one, OpenVINO 2026.4 computes attention in bfloat16 wrongly (seen on AVX-512:
+        # logits a quarter off). Fused with the state, causal counts from the last key.
         mixed = ops.scaled_dot_product_attention(q, self._shared(k), self._shared(v), causal=True)
-        rows = ops.reshape(ops.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, d.heads * d.head), True)
+        rows = ops.reshape(
+            ops.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, d.heads * d.head), True
+        )
         return self._linear(f"{prefix}o_proj", rows)
 
     def _layer(self, prefix: str, layer: int, x: Any) -> Any:
