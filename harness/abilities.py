@@ -30,7 +30,7 @@ class EngineRow(Struct, kw_only=True):
 
     engine: str
     kind: Literal["in process", "endpoint", "server"]
-    installed: bool
+    installed: bool | None  # None where only trying it would tell
     missing: list[str] = field(default_factory=list)
     install: str | None = None  # the command that brings what is missing
     versions: dict[str, str | None] = field(default_factory=dict)
@@ -76,6 +76,8 @@ def _first(wanted: Collection[str], features: Collection[str]) -> str | None:
 
 def abilities(name: str, found: Here) -> list[str]:
     """What engine `name` can expect of this machine, in words."""
+    if name == "fake":
+        return ["computes nothing: for demos and tests"]
     module = engines.module(name)
     said = []
     if "bfloat16" in module.DTYPES:
@@ -125,12 +127,18 @@ def engine_row(name: str, found: Here) -> EngineRow:
 
 def _server_row(recipe: Recipe) -> EngineRow:
     program = shutil.which(recipe.command[0])
+    part = recipe.command[2] if recipe.command[1:2] == ["-m"] else None
+    if part and program:
+        here = [f"{part} may lie in another environment than this: {recipe.install}"]
+    else:
+        here = []
     return EngineRow(
         engine=recipe.name,
         kind="server",
-        installed=program is not None,
+        installed=program is not None if part is None or program is None else None,
         missing=[] if program else [recipe.command[0]],
         install=None if program else recipe.install,
+        here=here,
         serves=True,
         program=program,
         about=f"{recipe.title}: armbench run --server {recipe.name}",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from harness import cache, engines, packages, places, wire
 from harness.engine_process import EngineFailed, EngineProcess
@@ -46,13 +47,32 @@ def _versions(needed: Sequence[str]) -> dict[str, str]:
     return {name: found or "absent" for name, found in packages.versions(needed).items()}
 
 
-def needs(variant: Variant, d: Dimensions) -> tuple[int, int] | None:
-    """(memory, disk) in bytes that `variant`'s conversion takes at most; None where it has none."""
+class Conversion(Struct, kw_only=True):
+    """What one conversion takes at most, in bytes: an estimate of its engine."""
+
+    label: str
+    memory_bytes: int
+    disk_bytes: int
+
+
+def need(variant: Variant, d: Dimensions) -> Conversion | None:
+    """What `variant`'s conversion takes; None where its engine converts nothing."""
     converter = engines.converter(variant.engine)
     if converter is None:
         return None
     memory, disk = converter.prepare_bytes(d, variant.dtype, variant.options)
-    return int(memory), int(disk)
+    label = f"{variant.engine} {variant.dtype}"
+    return Conversion(label=label, memory_bytes=int(memory), disk_bytes=int(disk))
+
+
+def planned(variants: Sequence[Variant], d: Dimensions) -> list[Conversion]:
+    """The conversions that `variants` call for, each once, whether or not they are cached."""
+    found: list[Conversion] = []
+    for variant in variants:
+        one = need(variant, d)
+        if one is not None and one not in found:
+            found.append(one)
+    return found
 
 
 def prepare(
@@ -89,10 +109,10 @@ def _make(
         if target.is_dir():
             return None
         _clear_leftovers(target)
-        need = needs(variant, checkpoint.dimensions)
-        assert need is not None
-        _check_room(*need, target.parent)
-        memory, disk = map(format_bytes, need)
+        wanted = need(variant, checkpoint.dimensions)
+        assert wanted is not None
+        _check_room(wanted.memory_bytes, wanted.disk_bytes, target.parent)
+        disk, memory = format_bytes(wanted.disk_bytes), format_bytes(wanted.memory_bytes)
         say(f"{variant.label}: converting, up to {disk} of disk and {memory} of memory")
         return _convert(target, variant, checkpoint, fingerprint, cpus)
 

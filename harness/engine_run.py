@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from harness import (
     agreement,
+    cache,
     conversion,
     engines,
     evidence,
@@ -97,6 +98,7 @@ class EngineRun(Run):
             threads = {"OMP_NUM_THREADS": str(len(self.plan.cpus))}
             with EngineProcess(self.plan.cpus, threads) as process:
                 process.ask(asked, wire.Done, _FIRST_TIMEOUT_S)
+        cache.use(file)
         return file
 
     def prepare(self) -> None:

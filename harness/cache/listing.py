@@ -172,7 +172,7 @@ def files_in_use(folder: Path, proc: Path = Path("/proc")) -> set[Path]:
     found: set[str] = set()
     for process in proc.glob("[0-9]*"):
         try:
-            found |= {os.readlink(link) for link in (process / "fd").iterdir()}
+            found |= {str(link.readlink()) for link in (process / "fd").iterdir()}
         except OSError:
             pass  # another user's, or it ended
         try:

@@ -14,9 +14,11 @@ from harness.errors import ArmbenchError
 
 
 class Wish(Struct, kw_only=True):
-    """What is to go: of `kinds` (none: all), what was not used for `older_s`, and then the least
-    recently used until `most_bytes` are left. Without both, all of `kinds`; without kinds as well,
-    leftovers only. Leftovers of killed processes always go.
+    """What is to go.
+
+    Of `kinds` (none: all but `other`): what was not used for `older_s`, and then the least recently
+    used until `most_bytes` are left. Without both, all of `kinds`; without kinds as well, nothing
+    but what killed processes have left, which always goes.
     """
 
     kinds: Sequence[str] = ()
@@ -26,7 +28,8 @@ class Wish(Struct, kw_only=True):
 
 def chosen(entries: Sequence[Entry], wish: Wish, now: float) -> list[Entry]:
     """Those of `entries` that `wish` lets go, in the order to remove them."""
-    ours = [e for e in entries if not wish.kinds or e.kind in wish.kinds]
+    # what is not known to be of this program's making goes only where it is named
+    ours = [e for e in entries if (e.kind in wish.kinds if wish.kinds else e.kind != OTHER)]
     free = sorted((e for e in ours if not e.busy), key=lambda e: e.used)
     gone = [e for e in free if e.leftover or _unwanted(e, wish, now)]
     if wish.most_bytes is not None:

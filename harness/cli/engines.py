@@ -21,15 +21,13 @@ def _engines(arguments: argparse.Namespace) -> Exit:
     from harness import abilities
 
     found = abilities.here(detect_machine(None))
-    if arguments.name:
-        rows = [abilities.row(arguments.name, found)]
-    else:
-        rows = abilities.rows(found)
+    name = arguments.name
+    rows = [abilities.row(name, found)] if name else abilities.rows(found)
     if arguments.json:
         print_json(rows)
         return Exit.FINE
     from harness.reports.engines import engine_sheet, engines_sheet
     from harness.reports.terminal import console, show_sheet
 
-    show_sheet(engine_sheet(rows[0]) if arguments.name else engines_sheet(rows), console())
+    show_sheet(engine_sheet(rows[0]) if name else engines_sheet(rows), console())
     return Exit.FINE

@@ -1,4 +1,4 @@
-"""The model as an OpenVINO graph, written from the checkpoint's own tensors: Qwen2, 2.5 and 3 (dense).
+"""The model as an OpenVINO graph, written from the checkpoint's tensors: Qwen2, 2.5, 3 (dense).
 
 No exporter is needed. The KV cache is state of the graph (ReadValue, Concat, Assign around
 ScaledDotProductAttention), which the CPU plugin fuses into an attention of its own; the head is
@@ -32,7 +32,7 @@ class Graph:
         self.states: list[Any] = []
 
     def model(self) -> ov.Model:
-        """The graph; its inputs are those of `inputs`, its output `logits` (batch, 1, vocabulary)."""
+        """The graph from `tokens` and `inputs` to `logits`, (batch, 1, vocabulary)."""
         d = self.d
         tokens = _input("tokens", ov.Type.i64, [-1, -1])
         self.rows = _input("rows", ov.Type.i32, [-1])
@@ -106,8 +106,8 @@ class Graph:
         k = self._heads(f"{prefix}k_proj", x, d.kv_heads, f"{prefix}k_norm.weight")
         v = self._heads(f"{prefix}v_proj", x, d.kv_heads, None)
         k, v = self._state(f"key.{layer}", k), self._state(f"value.{layer}", v)
-        # No mask: with one, OpenVINO 2026.4 computes attention in bfloat16 wrongly (seen on AVX-512:
-        # logits a quarter off). Fused with the state, causal counts from the last key.
+        # No mask: with one, OpenVINO 2026.4 computes attention in bfloat16 wrongly (seen with
+        # AVX-512: logits a quarter off). Fused with the state, causal counts from the last key.
         mixed = ops.scaled_dot_product_attention(q, self._shared(k), self._shared(v), causal=True)
         rows = ops.reshape(
             ops.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, d.heads * d.head), True

@@ -41,6 +41,8 @@ def engines_sheet(rows: Sequence[EngineRow]) -> Sheet:
 def _installed(row: EngineRow) -> str:
     if row.missing:
         return "no"
+    if row.installed is None:
+        return "?"
     if row.kind == "server":
         return row.program or MISSING
     return ", ".join(f"{name} {version or '?'}" for name, version in row.versions.items()) or "yes"
