@@ -53,7 +53,8 @@ def prune(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
 
     Raises ArmbenchError where the file system refuses.
     """
-    removed, left = [], []
+    removed: list[Entry] = []
+    left: list[Entry] = []
     for entry in entries:
         path = Path(entry.path)
         if entry.kind == OTHER:

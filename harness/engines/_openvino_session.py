@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from harness.engines import EngineSpec, Logits, Tokens
 
 _TASKS = Path("/proc/self/task")
+# A thread that got this share of the caller's CPU time computes; OpenVINO's others only wait.
+_WORKED = 0.1
+_LEAST_NS = 20_000_000  # of the caller's CPU time, before that is judged
+_MOST_PREFILLS = 500
 
 
 def properties(spec: EngineSpec) -> dict[str, Any]:
@@ -65,19 +69,20 @@ class OpenVinoEngine:
     def _pin(self, cpus: Sequence[int]) -> dict[int, int]:
         """Each compute thread on a CPU of its own, the caller on the first; CPU by thread id.
 
-        OpenVINO's pool offers no way to say which thread goes where, so the busiest threads of a
-        short prefill are pinned from here.
+        OpenVINO's pool offers no way to say which thread goes where, so the busiest threads of
+        short prefills are pinned from here: of as many as it takes until all have worked.
         """
         tokens = np.zeros((1, min(64, self.d.context)), dtype=np.int64)
         self.prefill(tokens)
-        before = _busy()
-        for _ in range(3):
+        own, before = os.getpid(), _busy()
+        for _ in range(_MOST_PREFILLS):
             self.prefill(tokens)
-        gained = {tid: ns - before.get(tid, 0) for tid, ns in _busy().items()}
-        own = os.getpid()
-        others = sorted((t for t in gained if t != own), key=gained.__getitem__, reverse=True)
-        threads = [own, *others[: len(cpus) - 1]]
-        placed = dict(zip(threads, cpus, strict=False))
+            gained = {tid: ns - before.get(tid, 0) for tid, ns in _busy().items()}
+            others = [t for t, ns in gained.items() if t != own and ns > _WORKED * gained[own]]
+            if gained[own] > _LEAST_NS and len(others) >= len(cpus) - 1:
+                break
+        others.sort(key=gained.__getitem__, reverse=True)
+        placed = dict(zip([own, *others], cpus, strict=False))
         for tid, cpu in placed.items():
             os.sched_setaffinity(tid, {cpu})
         return placed
