@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +12,17 @@ import openvino as ov
 from harness.engines._openvino_graph import inputs
 from harness.errors import ArmbenchError
 from harness.model.architecture import dimensions
-from harness.records.run import PoolThread, RuntimeThreads
-from harness.units import format_cpu_list
+from harness.records.run import RuntimeThreads
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Logits, Tokens
-
-_TASKS = Path("/proc/self/task")
-# A thread that got this share of the caller's CPU time computes; OpenVINO's others only wait.
-_WORKED = 0.1
-_LEAST_NS = 20_000_000  # of the caller's CPU time, before that is judged
-_MOST_PREFILLS = 500
 
 
 def properties(spec: EngineSpec) -> dict[str, Any]:
     """Settings of the CPU plugin: its defaults would round float32 and the KV cache to fewer bits.
 
-    Its own pinning chooses CPUs by itself, so it is off.
+    Pinning is left to it: one thread to each CPU of the process while it works, in an order of its
+    own. Affinities set from here are undone whenever a thread leaves its pool.
     """
     precision = "bf16" if spec.dtype == "bfloat16" else "f32"
     return {
@@ -40,7 +32,7 @@ def properties(spec: EngineSpec) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": len(spec.cpus),
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,
+        "ENABLE_CPU_PINNING": True,
         "ENABLE_HYPER_THREADING": spec.options["hyper_threading"],
     }
 
@@ -64,28 +56,6 @@ class OpenVinoEngine:
         self.request = self.compiled.create_infer_request()
         self.length = 0
         self.last: Logits = np.empty((0, self.d.vocabulary), dtype=np.float32)
-        self.pinned = self._pin(spec.cpus)
-
-    def _pin(self, cpus: Sequence[int]) -> dict[int, int]:
-        """Each compute thread on a CPU of its own, the caller on the first; CPU by thread id.
-
-        OpenVINO's pool offers no way to say which thread goes where, so the busiest threads of
-        short prefills are pinned from here: of as many as it takes until all have worked.
-        """
-        tokens = np.zeros((1, min(64, self.d.context)), dtype=np.int64)
-        self.prefill(tokens)
-        own, before = os.getpid(), _busy()
-        for _ in range(_MOST_PREFILLS):
-            self.prefill(tokens)
-            gained = {tid: ns - before.get(tid, 0) for tid, ns in _busy().items()}
-            others = [t for t, ns in gained.items() if t != own and ns > _WORKED * gained[own]]
-            if gained[own] > _LEAST_NS and len(others) >= len(cpus) - 1:
-                break
-        others.sort(key=gained.__getitem__, reverse=True)
-        placed = dict(zip([own, *others], cpus, strict=False))
-        for tid, cpu in placed.items():
-            os.sched_setaffinity(tid, {cpu})
-        return placed
 
     def allocate(self, batch: int, context: int) -> None:
         """Nothing: the state grows with what it holds."""
@@ -131,23 +101,8 @@ class OpenVinoEngine:
             runtime="openvino",
             compute=int(self.compiled.get_property("INFERENCE_NUM_THREADS")),
             interop=int(self.compiled.get_property("NUM_STREAMS")),
-            pool=[PoolThread(cpus=_allowed(tid), tid=tid) for tid in self.pinned],
+            reason="OpenVINO pins its threads while they work, and does not tell where",
         )
-
-
-def _busy() -> dict[int, int]:
-    """CPU time of each thread of this process, in ns, by thread id."""
-    found = {}
-    for task in _TASKS.iterdir():
-        try:
-            found[int(task.name)] = int((task / "schedstat").read_text().split()[0])
-        except (OSError, ValueError, IndexError):
-            continue  # it ended meanwhile
-    return found
-
-
-def _allowed(tid: int) -> str:
-    return format_cpu_list(os.sched_getaffinity(tid))
 
 
 def _text(value: Any) -> str:

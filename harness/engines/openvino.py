@@ -30,7 +30,7 @@ _RUNTIME_BYTES = 250 * 2**20  # the library, its graph and its kernels: an estim
 
 
 def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
-    """OpenVINO has a pool of its own, which the engine pins; this only quiets NumPy's."""
+    """OpenVINO has a pool of its own, which pins itself; this only quiets NumPy's."""
     return {"OMP_NUM_THREADS": "1"}
 
 
