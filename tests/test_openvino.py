@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import agreement, wire
+from harness import agreement, engines, wire
 from harness.errors import ArmbenchError
 from harness.load import driver
 from harness.machine.proof import Watch
+from harness.model.footprint import weight_format
 from harness.records.run import LoadPoint
 from tests.test_engines import agreement_of, process_for, references, spec_for
 
@@ -55,6 +56,13 @@ def test_it_computes_what_transformers_computes(
         assert "no bfloat16 on this CPU" in error.message
         pytest.skip(error.message)
     assert agreement.shortfalls(found, agreement.bounds(dtype, "synthetic")) == []
+
+
+def test_every_dtype_is_stored_in_a_format_that_the_footprint_knows() -> None:
+    for dtype in engines.module("openvino").DTYPES:
+        stored = engines.stored("openvino", dtype, engines.resolve_options("openvino", {}))
+        assert stored is not None
+        assert weight_format(stored.body).name == stored.body
 
 
 def test_int4_would_not_pass_for_float32(qwen3: Path, references: dict[str, Path]) -> None:

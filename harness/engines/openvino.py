@@ -47,7 +47,8 @@ def stored(dtype: str, options: Mapping[str, Any]) -> Stored:
     if dtype == "float32":
         return Stored(body="float32", compute="f32", kv_element_bytes=4)
     compute = "i8" if options["dynamic"] else "f32"
-    return Stored(body=dtype, compute=compute, kv_element_bytes=4)
+    body = {"int8": "int8", "int4": "int4-g32"}[dtype]
+    return Stored(body=body, compute=compute, kv_element_bytes=4)
 
 
 def memory_bytes(

@@ -102,9 +102,7 @@ class Watch:
         self.first: dict[str, _Sample] = {}
         self.last: dict[str, _Sample] = {}
         self.affinities: dict[str, Counter[str]] = {}
-        self.working: dict[
-            str, Counter[str]
-        ] = {}  # of threads that had worked since they were seen
+        self.working: dict[str, Counter[str]] = {}  # at samples before which it had worked
         self.seen: dict[str, set[int]] = {}
         self.samples = 0
         self.seconds = 0.0
