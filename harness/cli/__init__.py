@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 
 from harness import __version__
 from harness.cli import (
+    cache,
     ceilings,
     compare,
     cost,
+    engines,
     exchange,
     load,
     machine,
@@ -22,7 +24,10 @@ from harness.cli import (
 )
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
-_COMMANDS = (run, load, serve, machine, ceilings, show, compare, report, cost, prices, exchange)
+_COMMANDS = (
+    *(run, load, serve, machine, ceilings, engines, show),
+    *(compare, report, cost, prices, exchange, cache),
+)
 
 
 def _epilog() -> str:
