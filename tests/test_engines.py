@@ -26,6 +26,9 @@ RIGHT = [
     ("torch", "bfloat16", {"packed": False}),
     ("onnxruntime", "float32", {}),
     ("onnxruntime", "float32", {"exporter": "optimum"}),
+    ("torch", "int8", {}),
+    ("torch", "int4", {"kernel": "int4pack"}),
+    ("torch", "int4", {"kernel": "dyn_quant_4bit"}),
 ]
 
 
@@ -114,7 +117,7 @@ def test_bfloat16_would_not_pass_for_float32(qwen3: Path, references: dict[str, 
     assert agreement.shortfalls(found, agreement.bounds("float32", "synthetic"))
 
 
-@pytest.mark.parametrize(("engine", "dtype", "options"), [RIGHT[0], *RIGHT[4:]], ids=ids)
+@pytest.mark.parametrize(("engine", "dtype", "options"), [RIGHT[0], *RIGHT[4:8]], ids=ids)
 def test_a_row_of_a_batch_gets_the_tokens_it_gets_alone(
     engine: str, dtype: str, options: dict[str, Any], qwen2: Path
 ) -> None:
