@@ -32,6 +32,8 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "torch": ("torch", "float32", {}),
     "torch unpacked": ("torch", "float32", {"packed": False}),
     "torch bfloat16": ("torch", "bfloat16", {}),
+    "torch int8": ("torch", "int8", {}),
+    "torch int4": ("torch", "int4", {"kernel": "int4pack"}),
     "onnxruntime": ("onnxruntime", "float32", {}),
     "onnxruntime int8": ("onnxruntime", "int8", {}),
     "onnxruntime int4": ("onnxruntime", "int4", {}),

@@ -46,6 +46,9 @@ RIGHT = [
     ("onnxruntime_genai", "float32", {}),
     ("onnxruntime_genai", "int8", {}),
     ("onnxruntime_genai", "int4", {}),
+    ("torch", "int8", {}),
+    ("torch", "int4", {"kernel": "int4pack"}),
+    ("torch", "int4", {"kernel": "dyn_quant_4bit"}),
 ]
 
 
