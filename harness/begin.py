@@ -75,7 +75,8 @@ def check_memory(resolved: Plan, machine: Machine, d: Dimensions) -> None:
         raise ArmbenchError(
             f"{validity.label(worst)} needs about {format_bytes(needed)} of memory, "
             f"{format_bytes(available)} are available",
-            hint="take a smaller model, batch or context, bfloat16, or a larger machine",
+            hint="take a smaller model, batch or context, fewer instances, bfloat16, or a larger "
+            "machine",
         )
 
 

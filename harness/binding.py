@@ -78,7 +78,7 @@ def _sum(parts: Sequence[Phase]) -> Phase | None:
 
 def strains(result: Result, case: Case) -> list[str]:
     """What about the placement of `case` is known to cost speed."""
-    cpus = set(result.plan.cpus[: case.variant.threads])
+    cpus = set(result.plan.cpus_of(case.variant))
     shape = result.machine.topology
     found = []
     if any(len(cpus & set(core)) > 1 for core in shape.cores):

@@ -60,7 +60,7 @@ def stored_of(result: Result, case: Case) -> Stored | None:
 
 def measured(result: Result, case: Case) -> Iterator[Ceilings | Calibration]:
     """The ceilings and calibrations of the CPUs that `case` ran on."""
-    cpus = format_cpu_list(result.plan.cpus[: case.variant.threads])
+    cpus = format_cpu_list(result.plan.cpus_of(case.variant))
     yield from (c for c in result.ceilings if c.cpus == cpus)
     yield from (c for c in result.calibrations if c.cpus == cpus)
 

@@ -34,9 +34,13 @@ class Calibrator:
         self.build: Build | None = None
 
     def cpusets(self) -> list[list[int]]:
-        """The CPUs of each distinct number of threads, fewest first."""
-        counts = {case.variant.threads or 0 for case in self.result.plan.cases}
-        return [self.result.plan.cpus[:count] for count in sorted(counts)]
+        """The CPUs that each distinct kind of case uses, fewest first."""
+        plan = self.result.plan
+        found = {
+            format_cpu_list(cpus): cpus
+            for cpus in (plan.cpus_of(case.variant) for case in plan.cases)
+        }
+        return sorted(found.values(), key=len)
 
     def before(self) -> None:
         """Ceilings of every cpuset, and a first calibration."""

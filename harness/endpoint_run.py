@@ -7,9 +7,10 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 
@@ -35,8 +36,7 @@ from harness.load.slo import parse_slo
 from harness.load.view import choose_view
 from harness.load.window import narrow_enough
 from harness.machine.detect import machine_slug
-from harness.machine.proof import Watch, warnings
-from harness.observe import listener_pid, observe, tree_cpu_s
+from harness.observe import listener_pid, observe, prove, tree_cpu_s, watches
 from harness.plan import interleaved
 from harness.records.load import Capacity, Slo, Target
 from harness.records.machine import Machine
@@ -152,7 +152,7 @@ class EndpointRun(Run):
         self.offer: Offer | None = None
         self.options: OfferOptions | None = None
         self.own_pids: list[int] = []  # processes of the server, where they are seen
-        self.engine: tuple[int, list[int]] | None = None  # the one that computes, and its CPUs
+        self.engines: list[tuple[int, list[int]]] = []  # those that compute, and their CPUs
         self.searching: Slo | None = None
         self.probes: dict[float, int] = {}
         self.open = ExitStack()
@@ -189,8 +189,7 @@ class EndpointRun(Run):
             pid = listener_pid(self.endpoint.address.port)
             self.own_pids = [pid] if pid is not None else []
             told = self.endpoint.health()
-            if isinstance(told.get("engine_pid"), int) and isinstance(told.get("cpus"), list):
-                self.engine = (told["engine_pid"], told["cpus"])
+            self.engines = _engines(told)
         view = choose_view(self.endpoint, self.spec.metrics)
         self.open.enter_context(self.connected(self.endpoint, self.target, view))
 
@@ -255,14 +254,13 @@ class EndpointRun(Run):
             return tree_cpu_s([*self.own_pids, os.getpid()])
 
         machine = self.result.machine
-        if self.engine is None:
+        if not self.engines:
             observe(trial, machine, allowed_cpus(machine), work, own_cpu_s)
-        else:
-            pid, cpus = self.engine
-            with Watch(pid, cpus, self.plan.driver_cpus) as watch:
-                observe(trial, machine, cpus, work, own_cpu_s)
-            trial.placement = watch.proof()
-            trial.findings += warnings(trial.placement)
+            return told or None
+        pids, placed = [pid for pid, _ in self.engines], [cpus for _, cpus in self.engines]
+        with watches(pids, placed, self.plan.driver_cpus) as seen:
+            observe(trial, machine, [c for cpus in placed for c in cpus], work, own_cpu_s)
+        prove(trial, [watch.proof() for watch in seen])
         return told or None
 
     def measure(self) -> None:
@@ -360,3 +358,12 @@ def self_check(spec: EndpointSpec, say: Callable[[str], None]) -> ClientCeiling:
 
     machine = detect()
     return check_client(client_cpus(spec, machine, local=True), say=say)
+
+
+def _engines(health: Mapping[str, Any]) -> list[tuple[int, list[int]]]:
+    """Process and CPUs of each engine behind a server of ours, by its /health; of others none."""
+    listed = health.get("instances")
+    if "engine_pid" not in health or not isinstance(listed, list):
+        return []
+    found = [(one.get("pid"), one.get("cpus")) for one in listed if isinstance(one, dict)]
+    return [(pid, cpus) for pid, cpus in found if isinstance(pid, int) and isinstance(cpus, list)]

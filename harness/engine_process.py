@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -118,8 +119,18 @@ class EngineProcess:
         """
         what = type(request).__name__.lower()
         self.channel.settimeout(timeout_s)
-        try:
+        self.tell(request)
+        return self.hear(what, kind, timeout_s)
+
+    def tell(self, request: wire.Request) -> None:
+        """Send `request`, whose reply is heard later. A process that is gone is found out there."""
+        with contextlib.suppress(wire.Closed):
             wire.send(self.channel, request)
+
+    def hear(self, what: str, kind: type[R], timeout_s: float | None) -> R:
+        """The reply to what was told; see `ask`."""
+        self.channel.settimeout(timeout_s)
+        try:
             reply = wire.receive_reply(self.channel)
         except TimeoutError:
             self.kill()

@@ -23,19 +23,29 @@ from harness import (
     wire,
 )
 from harness.calibration import Calibrator
+from harness.crew import Crew
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
 from harness.fit import Speed
 from harness.load import driver
 from harness.load.prompts import prompt_set_digest, prompts
 from harness.load.selfcheck import ClientCeiling, check_client
+from harness.load.together import run_together
 from harness.machine.numa import memory_nodes
-from harness.machine.proof import Watch, warnings
+from harness.metrics import together
 from harness.model import checkpoint as checkpoints
 from harness.model.checkpoint import Checkpoint
-from harness.observe import observe, tree_cpu_s
+from harness.observe import observe, tell_engines, tree_cpu_s, watches
 from harness.records.load import ServeSetting
-from harness.records.run import Case, Check, Result, Trial, Variant
+from harness.records.run import (
+    Case,
+    Check,
+    InstanceSeen,
+    RequestRecord,
+    Result,
+    Trial,
+    Variant,
+)
 from harness.runner import Listener, Run
 
 # Before anything was timed: a load or a first request of a large model on a slow machine.
@@ -75,14 +85,18 @@ class EngineRun(Run):
     def cases_of(self, variant: Variant) -> list[Case]:
         return [case for case in self.plan.cases if case.variant == variant]
 
-    def cpus_of(self, variant: Variant) -> list[int]:
-        return self.plan.cpus[: variant.threads]
-
     def start(self, spec: EngineSpec, more: Mapping[str, str] | None = None) -> EngineProcess:
         """A fresh process for `spec`, on its CPUs, with `more` variables."""
         variables = engines.module(spec.engine).environment(spec.cpus, spec.options)
         variables |= more or {}
         return EngineProcess(spec.cpus, variables, memory_nodes(self.result.machine, spec.cpus))
+
+    def crew(self, spec: EngineSpec, variant: Variant) -> Crew:
+        """Fresh processes for every instance of `variant`, whose first one `spec` is of."""
+        each = [
+            msgspec.structs.replace(spec, cpus=cpus) for cpus in self.plan.instance_cpus(variant)
+        ]
+        return Crew(each, self.start)
 
     def reference(self) -> Path:
         """The file with transformers' float32 logits; made where it is not in the cache."""
@@ -127,6 +141,9 @@ class EngineRun(Run):
         """See which library kernels run for each variant, in processes of their own."""
         for prepared in self.ready:
             variant = prepared.check.variant
+            if known := next((p for p in self.result.paths if _alike(p.variant, variant)), None):
+                self.result.paths.append(msgspec.structs.replace(known, variant=variant))
+                continue
             self.listener.phase(f"{variant.engine} {variant.dtype}: which kernels run")
             path = evidence.trace(
                 self.start,
@@ -146,7 +163,7 @@ class EngineRun(Run):
             engine=variant.engine,
             checkpoint=str(self.model.folder),
             dtype=variant.dtype,
-            cpus=self.cpus_of(variant),
+            cpus=self.plan.instance_cpus(variant)[0],
             options=variant.options,
         )
         stored = engines.stored(variant.engine, variant.dtype, variant.options)
@@ -159,12 +176,11 @@ class EngineRun(Run):
             )
             spec.prepared = str(folder) if folder else None
             self.listener.phase(f"{name}: comparing with the reference, then a short timing")
-            with self.start(spec) as process:
-                loaded = process.ask(wire.Load(spec), wire.Loaded, _FIRST_TIMEOUT_S)
-                check.load_s = loaded.seconds
-                self.check_variant(process, check, reference)
+            with self.crew(spec, variant) as crew:
+                check.load_s = _load(crew, _FIRST_TIMEOUT_S)
+                self.check_variant(crew.processes[0], check, reference)
                 for case in self.cases_of(variant):
-                    prepared.speeds[case.id] = self.probe(process, case, loaded.seconds)
+                    prepared.speeds[case.id] = self.probe(crew, case, check.load_s)
         except EngineFailed as error:
             check.reason = error.reason
         return prepared
@@ -175,6 +191,14 @@ class EngineRun(Run):
             return
         if isinstance(reference, str):
             check.reason = reference
+            return
+        known = [p.check for p in self.ready if _alike(p.check.variant, check.variant)]
+        if known and known[0].agreement is not None:  # the same process, fewer or more of them
+            check.agreement, check.ok, check.reason = (
+                known[0].agreement,
+                known[0].ok,
+                known[0].reason,
+            )
             return
         asked = wire.Compare(str(reference))
         check.agreement = process.ask(asked, wire.Compared, _FIRST_TIMEOUT_S).agreement
@@ -187,22 +211,22 @@ class EngineRun(Run):
         check.ok = not missed
         check.reason = "; ".join(missed) or None
 
-    def probe(self, process: EngineProcess, case: Case, load_s: float) -> Speed:
-        """Prefill and step time of `case`, from one short request."""
-        load = case.load
-        assert self.plan.seed is not None  # only an imported plan has none
-        process.ask(
-            wire.Allocate(load.batch, load.input_tokens + load.output_tokens),
-            wire.Done,
-            _FIRST_TIMEOUT_S,
-        )
-        batch = prompts(
-            load, seed=self.plan.seed, repeat=-1, vocabulary=self.vocabulary, requests=1
-        )[0]
+    def probe(self, crew: Crew, case: Case, load_s: float) -> Speed:
+        """Prefill and step time of `case` from one short request, of its slowest instance."""
+        load, seed = case.load, self.plan.seed
+        assert seed is not None  # only an imported plan has none
+        batch = prompts(load, seed=seed, repeat=-1, vocabulary=self.vocabulary, requests=1)[0]
+        room = wire.Allocate(load.batch, load.input_tokens + load.output_tokens)
+        crew.each(lambda _, process: process.ask(room, wire.Done, _FIRST_TIMEOUT_S))
         tokens = min(5, load.output_tokens)
-        for _ in range(2):  # the first one touches memory that the others find ready
+
+        def short(_: int, process: EngineProcess) -> tuple[float, float]:
             done = driver.send(process, batch, tokens, first_id=0, timeout_s=_FIRST_TIMEOUT_S)
-            prefill_s, step_s = driver.phases(done[0])
+            return driver.phases(done[0])
+
+        for _ in range(2):  # the first one touches memory that the others find ready
+            seen = crew.each(short)
+            prefill_s, step_s = max(p for p, _ in seen), max(s for _, s in seen)
             if prefill_s > _LONG_PROBE_S:
                 break
         return Speed(load_s=load_s, prefill_s=prefill_s, step_s=step_s)
@@ -241,8 +265,8 @@ class EngineRun(Run):
         if case.serve is not None:
             self.fill_served(trial, case, case.serve)
             return
-        with self.start(self.prepared(case).spec) as process:
-            self.fill_batched(trial, process, case)
+        with self.crew(self.prepared(case).spec, case.variant) as crew:
+            self.fill_batched(trial, crew, case)
 
     def fill_served(self, trial: Trial, case: Case, setting: ServeSetting) -> None:
         """Requests over HTTP, with the engine behind our server."""
@@ -252,6 +276,7 @@ class EngineRun(Run):
         asked = served_trial.ServedTrial(
             machine=self.result.machine,
             spec=self.prepared(case).spec,
+            cpus=self.plan.instance_cpus(case.variant),
             setting=setting,
             vocabulary=self.vocabulary,
             model=self.result.model.name,
@@ -262,23 +287,34 @@ class EngineRun(Run):
         )
         served_trial.fill(trial, case.load, asked)
 
-    def fill_batched(self, trial: Trial, process: EngineProcess, case: Case) -> None:
-        """Requests batch by batch, in the engine's own process."""
-        prepared, timeout_s = self.prepared(case), self.timeout(case)
+    def fill_batched(self, trial: Trial, crew: Crew, case: Case) -> None:
+        """Requests batch by batch, in the engine's own processes."""
+        timeout_s = self.timeout(case)
         load, seed = case.load, self.plan.seed
         assert seed is not None  # only an imported plan has none
-        trial.load_s = process.ask(wire.Load(prepared.spec), wire.Loaded, timeout_s).seconds
-        context = load.input_tokens + load.output_tokens
-        process.ask(wire.Allocate(load.batch, context), wire.Done, timeout_s)
-        trial.warmup, trial.warmup_stable = driver.warm_up(
-            process, load, seed=seed, vocabulary=self.vocabulary, timeout_s=timeout_s
-        )
-        cpus = prepared.spec.cpus
-        process.ask(wire.Mark(), wire.Done, timeout_s)
+        trial.load_s = _load(crew, timeout_s, trial)
+        room = wire.Allocate(load.batch, load.input_tokens + load.output_tokens)
+
+        def warm_up(number: int, process: EngineProcess) -> tuple[list[RequestRecord], bool]:
+            process.ask(room, wire.Done, timeout_s)
+            found = driver.warm_up(
+                process,
+                load,
+                seed=seed,
+                vocabulary=self.vocabulary,
+                timeout_s=timeout_s,
+                instance=number,
+            )
+            process.ask(wire.Mark(), wire.Done, timeout_s)
+            return found
+
+        warm = crew.each(warm_up)
+        trial.warmup = [record for records, _ in warm for record in records]
+        trial.warmup_stable = all(stable for _, stable in warm)
 
         def work() -> None:
-            trial.records = driver.run_load(
-                process,
+            trial.records = run_together(
+                crew,
                 load,
                 seed=seed,
                 repeat=trial.repeat,
@@ -286,12 +322,30 @@ class EngineRun(Run):
                 timeout_s=timeout_s,
             )
 
-        pids = [process.pid, os.getpid()]
-        with Watch(process.pid, cpus, self.plan.driver_cpus) as watch:
+        pids, cpus = [*crew.pids, os.getpid()], self.plan.cpus_of(case.variant)
+        with watches(crew.pids, [s.cpus for s in crew.specs], self.plan.driver_cpus) as seen:
             observe(trial, self.result.machine, cpus, work, lambda: tree_cpu_s(pids))
-        reported = process.report(timeout_s)
-        trial.usage, trial.engine_facts = reported.usage, reported.facts
-        trial.placement = watch.proof(reported.runtime, reported.policy)
-        trial.findings += warnings(trial.placement)
-        ends = [t for record in trial.records for t in record.token_ns]
-        trial.window_ns = (min(r.due_ns for r in trial.records), max(ends))
+        reported = crew.each(lambda _, process: process.report(timeout_s))
+        tell_engines(trial, seen, reported)
+        trial.window_ns = _window(trial)
+
+
+def _load(crew: Crew, timeout_s: float, trial: Trial | None = None) -> float:
+    """Load every instance at once; the seconds of the slowest, into `trial` those of each."""
+    loaded = crew.each(lambda n, p: p.ask(wire.Load(crew.specs[n]), wire.Loaded, timeout_s))
+    if trial is not None and len(loaded) > 1:
+        trial.instances = [InstanceSeen(load_s=one.seconds) for one in loaded]
+    return max(one.seconds for one in loaded)
+
+
+def _window(trial: Trial) -> tuple[int, int] | None:
+    """From the first due time to the last token; of several instances what they have in common."""
+    if trial.instances:
+        return together.window(trial)
+    ends = [t for record in trial.records for t in record.token_ns]
+    return min(r.due_ns for r in trial.records), max(ends)
+
+
+def _alike(a: Variant, b: Variant) -> bool:
+    """Whether their processes are the same, however many there are."""
+    return msgspec.structs.replace(a, instances=b.instances) == b

@@ -35,14 +35,15 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def case_speed(case: Case, d: Dimensions, read: float, compute: float) -> Speed:
-    """Guessed times of `case` from NumPy's rates on all CPUs."""
+    """Guessed times of `case` from NumPy's rates on all CPUs, which its instances share."""
     width = 2 if case.variant.dtype == "bfloat16" else 4
     body = parameters(d) - (0 if d.tied else d.vocabulary * d.hidden)
     tokens = case.load.batch * case.load.input_tokens
+    share = _SHARE / case.variant.instances
     return Speed(
         load_s=parameters(d) * width / _LOAD_BYTES_PER_S,
-        prefill_s=2 * (body - d.vocabulary * d.hidden) * tokens / (_SHARE * compute),
-        step_s=body * width / (_SHARE * read),
+        prefill_s=2 * (body - d.vocabulary * d.hidden) * tokens / (share * compute),
+        step_s=body * width / (share * read),
     )
 
 

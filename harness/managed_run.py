@@ -46,6 +46,11 @@ def endpoint_spec_of(spec: Spec) -> EndpointSpec:
         )
     if len(spec.threads) > 1:
         raise ArmbenchError(f"server {spec.server} with threads {spec.threads}", hint="give one")
+    if spec.instances not in ([], [1]):
+        raise ArmbenchError(
+            f"server {spec.server} with instances {spec.instances}",
+            hint="a server of somebody else's is started once; our engines take --instances",
+        )
     same = {f.encode_name for f in structs.fields(LoadKeys)}
     shared = {name: getattr(spec, name) for name in (*same, *_SHARED)}
     kinds = set(spec.load)
@@ -136,12 +141,12 @@ class ManagedRun(EndpointRun):
             used = server.cpu_s()
             with self.connected(endpoint, target, choose_view(endpoint, metrics)):
                 self.own_pids = [process.pid for process in server.processes()]
-                self.engine = (server.busiest(used), list(self.settings.cpus))
+                self.engines = [(server.busiest(used), list(self.settings.cpus))]
                 self.server = server
                 try:
                     yield
                 finally:
-                    self.server, self.engine = None, None
+                    self.server, self.engines = None, []
             server.check("by the end of its trial")
             self.facts = server.facts()
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from msgspec.structs import replace
 
 from harness.machine.conditions import read_conditions
 from harness.machine.during import During
 from harness.machine.judge import judge
+from harness.machine.proof import Watch, warnings
 from harness.records.machine import Machine
-from harness.records.run import Trial
+from harness.records.run import InstanceSeen, PlacementProof, Trial, Usage
+from harness.wire import Reported
+
+_INTERVAL_S = 0.25
+_FULLY_WATCHED = 4  # processes that are sampled that often; more are sampled as often together
 
 
 def observe(
@@ -39,6 +47,49 @@ def observe(
         seconds=seconds,
         cpus=machine.topology.cpus,
         during=during.readings,
+    )
+
+
+@contextmanager
+def watches(
+    pids: Sequence[int], asked: Sequence[Sequence[int]], driver: Sequence[int]
+) -> Iterator[list[Watch]]:
+    """A watch over the threads of each engine process; many share the samples of a few."""
+    interval_s = _INTERVAL_S * max(1, len(pids) / _FULLY_WATCHED)
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(Watch(pid, cpus, driver, interval_s=interval_s))
+            for pid, cpus in zip(pids, asked, strict=True)
+        ]
+
+
+def tell_engines(trial: Trial, seen: Sequence[Watch], reported: Sequence[Reported]) -> None:
+    """What every engine process used, and the proof where it ran, into `trial`."""
+    trial.engine_facts = reported[0].facts
+    trial.usage = add_usage([r.usage for r in reported])
+    prove(trial, [w.proof(r.runtime, r.policy) for w, r in zip(seen, reported, strict=True)])
+    for one, told in zip(trial.instances, reported, strict=bool(trial.instances)):
+        one.usage = told.usage
+
+
+def prove(trial: Trial, proofs: Sequence[PlacementProof]) -> None:
+    """Where every engine process ran, into `trial`, with what must be known of it."""
+    if len(proofs) == 1:
+        trial.placement = proofs[0]
+        trial.findings += warnings(proofs[0])
+        return
+    trial.instances = trial.instances or [InstanceSeen() for _ in proofs]
+    for number, (one, proof) in enumerate(zip(trial.instances, proofs, strict=True)):
+        one.placement = proof
+        for finding in warnings(proof):
+            text = f"instance {number}: {finding.message}"
+            trial.findings.append(replace(finding, message=text))
+
+
+def add_usage(each: Sequence[Usage]) -> Usage:
+    """Of all processes together; resident pages that they share count for each."""
+    return Usage(
+        **{name: sum(getattr(one, name) for one in each) for name in Usage.__struct_fields__}
     )
 
 

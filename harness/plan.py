@@ -18,7 +18,7 @@ from harness.errors import ArmbenchError, unknown_name
 from harness.load import keys
 from harness.load.keys import LoadKeys
 from harness.machine import placement
-from harness.machine.wish import parse_wish
+from harness.machine.wish import Wish, parse_wish
 from harness.model.architecture import Dimensions
 from harness.records.load import Lengths, ServeSetting
 from harness.records.machine import Machine
@@ -41,6 +41,7 @@ class Spec(LoadKeys, kw_only=True, forbid_unknown_fields=True):
     engine: list[str] = field(default_factory=lambda: ["torch", "onnxruntime"])
     dtype: list[str] = field(default_factory=lambda: ["float32"])
     threads: list[int] = field(default_factory=list)  # none: one per physical core
+    instances: list[int] = field(default_factory=list)  # none: one, or as many as placement has
     load: list[str] = field(default_factory=lambda: list(BATCHED))
     batch: list[int] = field(default_factory=lambda: [4])
     slots: int | None = None
@@ -133,7 +134,7 @@ def _check_names(spec: Spec) -> None:
 
 
 def _check_numbers(spec: Spec) -> None:
-    for key in ("threads", "batch", "input_tokens", "output_tokens"):
+    for key in ("threads", "instances", "batch", "input_tokens", "output_tokens"):
         for value in getattr(spec, key):
             if isinstance(value, int):
                 _check_positive(key, value)
@@ -159,18 +160,35 @@ def _options(spec: Spec, engine: str) -> dict[str, Any]:
     return engines.resolve_options(engine, given)
 
 
-def _variants(spec: Spec, threads: list[int], notes: list[str]) -> Iterator[Variant]:
+Shape = tuple[int, int]  # threads of each instance, instances
+
+
+def shapes(spec: Spec, machine: Machine, wish: Wish) -> list[Shape]:
+    """Every number of threads with every number of instances, as asked or by default."""
+    counts = spec.instances or [placement.default_instances(machine, wish)]
+    if spec.threads:
+        return list(itertools.product(spec.threads, counts))
+    return [(placement.default_threads(machine, wish, count), count) for count in counts]
+
+
+def _variants(spec: Spec, fitting: list[Shape], notes: list[str]) -> Iterator[Variant]:
     served = {d for e in spec.engine for d in engines.module(e).DTYPES}
     for dtype in spec.dtype:
         if dtype not in served:
             raise unknown_name(f"dtype for {', '.join(spec.engine)}", dtype, served)
-    for engine, dtype, count in itertools.product(spec.engine, spec.dtype, threads):
+    for engine, dtype, shape in itertools.product(spec.engine, spec.dtype, fitting):
         if dtype not in engines.module(engine).DTYPES:
             note = f"{engine} does not compute in {dtype}: left out"
             if note not in notes:
                 notes.append(note)
             continue
-        yield Variant(engine=engine, dtype=dtype, threads=count, options=_options(spec, engine))
+        yield Variant(
+            engine=engine,
+            dtype=dtype,
+            threads=shape[0],
+            options=_options(spec, engine),
+            instances=shape[1],
+        )
 
 
 def _whole(key: str, value: int | str) -> int:
@@ -248,13 +266,12 @@ def resolve(spec: Spec, machine: Machine, d: Dimensions) -> Plan:
     Raises ArmbenchError where nothing is left to run, or more is asked than the machine has.
     """
     wish = parse_wish(spec.placement)
-    threads = spec.threads or [placement.default_threads(machine, wish)]
-    where = placement.place(machine, max(threads), wish)
+    asked = shapes(spec, machine, wish)
+    where = placement.lay_out(machine, asked, wish)
+    placed = {(one.threads, one.instances) for one in where.places}
     notes = list(where.notes)
-    wished = placement.default_instances(machine, wish)
-    if wished > 1:
-        notes.append(f"placement {wish.name} has {wished} instances; a run takes the first of them")
-    variants = list(_variants(spec, threads, notes))
+    fitting = [shape for shape in dict.fromkeys(asked) if shape in placed]
+    variants = list(_variants(spec, fitting, notes))
     loads = _loads(spec, d)
     pairs = itertools.product(variants, loads)
     cases = [
@@ -269,21 +286,29 @@ def resolve(spec: Spec, machine: Machine, d: Dimensions) -> Plan:
         seed=spec.seed,
         cpus=where.cpus,
         driver_cpus=where.driver,
-        placement=where.wish,
+        placement=wish.name,
         time_budget_s=_duration(spec.time_budget),
         trial_timeout_s=_duration(spec.trial_timeout),
         order=interleaved(cases, spec.repeats, spec.seed),
         notes=notes,
         # The fake engine's figures are its options: there is nothing to hold against the machine.
         ceilings=spec.ceilings and any(v.engine != "fake" for v in variants),
+        places=where.places,
     )
 
 
 def case_memory(case: Case, d: Dimensions) -> int:
-    """Estimated peak bytes of the engine process of `case`."""
-    v, load = case.variant, case.load
+    """Estimated peak bytes of the engine processes of `case`, all instances together."""
+    v = case.variant
     assert v.dtype is not None  # a plan names it
+    shared = engines.shared_bytes(v.engine, d, v.dtype, v.options)
+    one = _instance_memory(case, v.dtype, d)
+    return one + (v.instances - 1) * max(0, one - shared)
+
+
+def _instance_memory(case: Case, dtype: str, d: Dimensions) -> int:
+    v, load = case.variant, case.load
     if case.serve is not None:
-        return engines.serving_bytes(v.engine, d, v.dtype, case.serve, v.options)
+        return engines.serving_bytes(v.engine, d, dtype, case.serve, v.options)
     context = load.input_tokens + load.output_tokens
-    return engines.module(v.engine).memory_bytes(d, v.dtype, load.batch, context, v.options)
+    return engines.module(v.engine).memory_bytes(d, dtype, load.batch, context, v.options)

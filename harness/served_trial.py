@@ -14,8 +14,9 @@ from harness.load.endpoint import Endpoint, parse_url
 from harness.load.offer import Offer, OfferOptions
 from harness.load.view import Journal
 from harness.machine.numa import memory_nodes
-from harness.machine.proof import Watch, warnings
-from harness.observe import observe, tree_cpu_s
+from harness.machine.placement import Instance
+from harness.machine.proof import Watch
+from harness.observe import observe, tell_engines, tree_cpu_s, watches
 from harness.records.load import ServeSetting, Target
 from harness.records.machine import Machine
 from harness.records.run import LoadPoint, Trial
@@ -26,15 +27,16 @@ from harness.serving.process import ServerProcess
 class Told(Struct):
     """The answer of /armbench/report."""
 
-    engine: wire.Reported
+    engines: list[wire.Reported | None]
     server_cpu_s: float
 
 
 class ServedTrial(Struct, kw_only=True):
-    """What such a trial needs beside its load."""
+    """What such a trial needs beside its load; `cpus` are those of each instance."""
 
     machine: Machine
     spec: EngineSpec
+    cpus: list[list[int]]
     setting: ServeSetting
     vocabulary: int
     model: str
@@ -52,7 +54,10 @@ def fill(trial: Trial, load: LoadPoint, asked: ServedTrial) -> None:
         vocabulary=asked.vocabulary,
         setting=asked.setting,
         driver_cpus=asked.driver_cpus,
-        memory_nodes=memory_nodes(asked.machine, asked.spec.cpus),
+        instances=[
+            Instance(cpus=cpus, memory_nodes=memory_nodes(asked.machine, cpus))
+            for cpus in asked.cpus
+        ],
         load_timeout_s=asked.timeout_s,
     )
     with ServerProcess(service) as server:
@@ -70,29 +75,30 @@ def fill(trial: Trial, load: LoadPoint, asked: ServedTrial) -> None:
             cpus=asked.driver_cpus,
             timeout_s=asked.timeout_s,
             ceiling_events_per_s=asked.ceiling_events_per_s,
-            engine_cpus=asked.spec.cpus,
+            engine_cpus=ready.cpus,
             vocabulary=asked.vocabulary,
         )
         pids = [server.pid, os.getpid()]
         with Offer(target, endpoint, options, Journal(endpoint)) as offer:
             trial.warmup, trial.warmup_stable = offer.warm_up(load, seed=asked.seed)
-            with Watch(ready.engine_pid, asked.spec.cpus, asked.driver_cpus) as watch:
+            engines = [one.pid for one in ready.instances]
+            with watches(engines, asked.cpus, asked.driver_cpus) as seen:
                 observe(
                     trial,
                     asked.machine,
-                    asked.spec.cpus,
+                    ready.cpus,
                     lambda: _measure(offer, trial, load, asked.seed),
                     lambda: tree_cpu_s(pids),
                 )
-        _settle(trial, watch, endpoint, server)
+        _settle(trial, seen, endpoint, server)
 
 
 def _measure(offer: Offer, trial: Trial, load: LoadPoint, seed: int) -> None:
     offer.measure(trial, load, seed=seed)
 
 
-def _settle(trial: Trial, watch: Watch, endpoint: Endpoint, server: ServerProcess) -> None:
-    """Ask the engine what it used, prove its placement, and end the server."""
+def _settle(trial: Trial, seen: list[Watch], endpoint: Endpoint, server: ServerProcess) -> None:
+    """Ask the engines what they used, prove their placement, and end the server."""
     status, body = endpoint.ask("GET", "/armbench/report")
     try:
         told = msgspec.json.decode(body, type=Told)
@@ -100,7 +106,7 @@ def _settle(trial: Trial, watch: Watch, endpoint: Endpoint, server: ServerProces
         raise EngineFailed(
             f"the server's report came as {status}: {error}", server.tail()
         ) from error
-    trial.usage, trial.engine_facts = told.engine.usage, told.engine.facts
-    trial.placement = watch.proof(told.engine.runtime, told.engine.policy)
-    trial.findings += warnings(trial.placement)
+    if dead := [n for n, one in enumerate(told.engines) if one is None]:
+        raise EngineFailed(f"instance {dead[0]} died during the trial", server.tail())
+    tell_engines(trial, seen, [one for one in told.engines if one is not None])
     server.stop()

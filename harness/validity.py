@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.metrics import served, valid_trials
-from harness.records.run import Case, KernelPath, Result, Trial
+from harness.metrics import served, together, valid_trials
+from harness.records.run import Case, KernelPath, PlacementProof, Result, Trial
+from harness.units import NS_PER_S
 
 # A ceiling that changes by more than this between two calibrations of a run has drifted.
 DRIFT = 0.10
@@ -16,6 +17,8 @@ OFFERED_LEAST = 0.98
 # Above half of its own ceiling a client may measure itself (vllm#39963).
 CEILING_MOST = 0.5
 SHORT_GAPS_MOST = 0.05
+# Instances that worked together for less of the longest one's time were not measured together.
+OVERLAP_LEAST = 0.8
 
 
 def length_faults(trial: Trial, case: Case) -> list[str]:
@@ -23,11 +26,34 @@ def length_faults(trial: Trial, case: Case) -> list[str]:
     if case.load.serving is not None:
         return []  # a warning there: see `served_warnings`
     asked = case.load.output_tokens
-    wrong = [r for r in trial.records if abs(len(r.token_ns) - asked) > LENGTH_TOLERANCE * asked]
+    ended = [r for r in trial.records if r.finish != "cancelled"]  # others were cut off as planned
+    wrong = [r for r in ended if abs(len(r.token_ns) - asked) > LENGTH_TOLERANCE * asked]
     if not wrong:
         return []
     got = sorted({len(r.token_ns) for r in wrong})
-    return [f"{len(wrong)} of {len(trial.records)} requests produced {got} tokens, not {asked}"]
+    return [f"{len(wrong)} of {len(ended)} requests produced {got} tokens, not {asked}"]
+
+
+def overlap_faults(trial: Trial, case: Case) -> list[str]:
+    """Why figures of several instances should not be believed: they did not work together."""
+    if case.load.serving is not None or case.variant.instances == 1:
+        return []
+    spans = together.spans(trial)
+    if lacking := set(range(case.variant.instances)) - set(spans):
+        return [f"instance {', '.join(map(str, sorted(lacking)))} produced nothing"]
+    window, longest = together.window(trial), max(end - start for start, end in spans.values())
+    shared = window[1] - window[0] if window else 0
+    if shared >= OVERLAP_LEAST * longest:
+        return []
+    late = max(spans, key=lambda number: spans[number][0])
+    early = min(spans, key=lambda number: spans[number][1])
+    first, last = min(s for s, _ in spans.values()), max(e for _, e in spans.values())
+    text = (
+        f"the instances worked together for {shared / NS_PER_S:.3g} s of {longest / NS_PER_S:.3g} "
+        f"s: instance {late} began {(spans[late][0] - first) / NS_PER_S:.3g} s after the first, "
+        f"instance {early} ended {(last - spans[early][1]) / NS_PER_S:.3g} s before the last"
+    )
+    return [text]
 
 
 def served_faults(trial: Trial) -> list[str]:
@@ -78,17 +104,24 @@ def served_warnings(trial: Trial) -> list[tuple[str, str]]:
 
 def invalid_reasons(trial: Trial, case: Case) -> list[str]:
     """Why the figures of an ended trial should not be believed; empty is valid."""
-    reasons = length_faults(trial, case)
+    reasons = length_faults(trial, case) + overlap_faults(trial, case)
     if case.load.serving is not None:
         reasons += served_faults(trial)
-    if trial.placement is None and case.load.serving is not None and case.serve is None:
+    if trial.proofs == [None] and case.load.serving is not None and case.serve is None:
         pass  # an endpoint's threads, which cannot be seen from here
-    elif trial.placement is None or not trial.placement.threads:
-        reasons.append("no thread of the engine was seen: its placement is not proved")
     else:
-        reasons += trial.placement.faults
+        for number, proof in enumerate(trial.proofs):
+            head = f"instance {number}: " if trial.instances else ""
+            reasons += [head + text for text in placement_faults(proof)]
     reasons += [f.message for f in trial.findings if f.severity == "invalid"]
     return reasons
+
+
+def placement_faults(proof: PlacementProof | None) -> list[str]:
+    """Why one engine process was not where it should be, or was not seen."""
+    if proof is None or not proof.threads:
+        return ["no thread of the engine was seen: its placement is not proved"]
+    return proof.faults
 
 
 def asked_repeats(result: Result, case: Case) -> int:

@@ -35,10 +35,18 @@ class Allocate(Struct, tag=True):
 
 
 class Generate(Struct, tag=True):
-    """Pass `tokens` (batch, n), then produce `output_tokens` for each row. Answer: Generated."""
+    """Pass `tokens` (batch, n), then produce `output_tokens` for each row. Answer: Generated.
+
+    One that `may_be_cut` ends after the first token behind which another request has come.
+    """
 
     tokens: list[list[int]]
     output_tokens: int
+    may_be_cut: bool = False
+
+
+class Stop(Struct, tag=True):
+    """Nothing to do, but to end what may be cut: no answer."""
 
 
 class Mark(Struct, tag=True):
@@ -106,6 +114,7 @@ Request = (
     Load
     | Allocate
     | Generate
+    | Stop
     | Mark
     | Report
     | Prepare
@@ -171,8 +180,8 @@ class Stepped(Struct, tag=True):
 
     `decoding` sequences got one more token each, `prefill_tokens` of prompts were passed. Counted
     after it are those `waiting` and `running`, and the KV tokens reserved. `started` are the
-    requests that got a slot for it. Request `ids[n]` got `tokens[n]`, its last one where `ends[n]`
-    says why.
+    requests that got a slot for it; of the prompt of `filled_ids[n]` it passed `filled[n]` tokens.
+    Request `ids[n]` got `tokens[n]`, its last one where `ends[n]` says why.
     """
 
     start_ns: int
@@ -186,6 +195,8 @@ class Stepped(Struct, tag=True):
     ids: list[int]
     tokens: list[int]
     ends: list[Literal["stop", "length"] | None]
+    filled_ids: list[int] = field(default_factory=list)
+    filled: list[int] = field(default_factory=list)
 
 
 class Broken(Struct, tag=True):

@@ -8,11 +8,13 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import select
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,9 +63,10 @@ def _since(start: Usage, now: Usage) -> Usage:
 class Worker:
     """Answers requests one by one."""
 
-    def __init__(self, policy: MemoryPolicy) -> None:
+    def __init__(self, policy: MemoryPolicy, heard: Callable[[], bool]) -> None:
         self.engine: Engine | None = None
         self.policy = policy
+        self.heard = heard  # whether another request has come
         self.mark = _usage()
 
     def _loaded(self) -> Engine:
@@ -96,6 +99,8 @@ class Worker:
         stamps.append(now())
         steps.append(tokens)
         for _ in range(request.output_tokens - 1):
+            if request.may_be_cut and self.heard():
+                break
             tokens = engine.decode(tokens)
             stamps.append(now())
             steps.append(tokens)
@@ -192,10 +197,12 @@ def main(arguments: list[str]) -> int:
     os.sched_setaffinity(0, parse_cpu_list(arguments[1]))
     policy = bind_memory(parse_cpu_list(arguments[2]))
     with socket.socket(fileno=int(arguments[0])) as channel:
-        worker = Worker(policy)
+        worker = Worker(policy, lambda: bool(select.select([channel], [], [], 0)[0]))
         try:
             while True:
                 request = wire.receive_request(channel)
+                if isinstance(request, wire.Stop):
+                    continue
                 reply = worker.answer(request)
                 wire.send(channel, reply)
                 if isinstance(request, wire.Serve) and isinstance(reply, wire.Done):

@@ -70,7 +70,8 @@ def _draw(arguments: argparse.Namespace, machine: Machine) -> Exit:
 
     wish = parse_wish(arguments.placement or "compact")
     if arguments.plan is None:
-        instances, threads = default_instances(machine, wish), default_threads(machine, wish)
+        instances = default_instances(machine, wish)
+        threads = default_threads(machine, wish, instances)
     else:
         instances, threads = parse_shape(arguments.plan)
     placement = place(machine, threads, wish, instances)

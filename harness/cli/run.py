@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.runner import Listener, Run
 
 _LIST_KEYS = ("engine", "dtype", "load")
-_INTEGER_LIST_KEYS = ("threads", "batch")
+_INTEGER_LIST_KEYS = ("threads", "instances", "batch")
 _INTEGER_KEYS = ("repeats", "seed", "slots", "chunk")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -28,10 +28,13 @@ PLAN_FLAGS: dict[str, str] = {
     "engine": "engines, comma-separated",
     "dtype": "dtypes, comma-separated: float32, bfloat16",
     "threads": "compute threads, comma-separated (default: one per physical core of a NUMA node)",
+    "instances": "engine processes that run at once on CPUs of their own, comma-separated "
+    "(default: 1, or as many as --placement has); each has --threads",
     "load": "loads, comma-separated: single_stream, offline, and over HTTP closed, open",
     "batch": "batch sizes of the offline load, comma-separated",
     **LOAD_FLAGS,
-    "slots": "sequences that our server runs at once (default: the highest concurrency, or 8)",
+    "slots": "sequences that our server runs at once on each instance (default: the highest "
+    "concurrency, or 8)",
     "chunk": "prompt tokens of one server step at most",
     "server": "load a server of somebody else's by its recipe, such as llama-server",
     "binary": "the program of --server, where it is not on PATH",

@@ -16,6 +16,8 @@ SERVE_FLAGS: dict[str, str] = {
     "engine": "torch (default) or onnxruntime",
     "dtype": "float32 (default) or bfloat16",
     "threads": "compute threads (default: one per physical core of a NUMA node)",
+    "instances": "engines on CPUs of their own, each with --threads, --slots and so on (default: "
+    "1, or as many as --placement has); a request goes to the one with the least before it",
     "placement": "where threads go: compact, spread, numa, CPUs such as 0-15, or a file",
     "name": "what requests call the model (default: its own name)",
     "host": "address to listen on (default: 127.0.0.1); there is no authentication",
@@ -28,7 +30,7 @@ SERVE_FLAGS: dict[str, str] = {
     "drain_s": "seconds that running requests have on SIGTERM (default: 30)",
     "step_timeout_s": "seconds after which a step counts as hung (default: 300)",
 }
-_WHOLE = ("threads", "port", "slots", "context", "kv_tokens", "chunk", "max_waiting")
+_WHOLE = ("threads", "instances", "port", "slots", "context", "kv_tokens", "chunk", "max_waiting")
 _SECONDS = ("drain_s", "step_timeout_s")
 
 

@@ -150,7 +150,8 @@ def _engine(trial: Trial) -> dict[str, Any]:
         for name, value in trial.engine_facts.items()
         if isinstance(value, str | int | float | bool)
     }
-    runtime = trial.placement.runtime if trial.placement else None
+    proof = trial.proofs[0]
+    runtime = proof.runtime if proof else None
     if runtime is not None:
         found["engine.runtime"] = runtime.runtime
         found["engine.compute_threads"] = runtime.compute

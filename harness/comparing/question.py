@@ -37,7 +37,7 @@ def parts(result: Result, case: Case) -> dict[str, str]:
         "weights": weights(result.model),
         "engine": case.variant.engine,
         "dtype": case.variant.dtype or "",
-        "threads": "" if case.variant.threads is None else str(case.variant.threads),
+        "threads": case.variant.shape or "",
         "options": _text(case.variant.options),
         "serve": _text(case.serve),
         "load": load.kind,

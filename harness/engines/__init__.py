@@ -20,6 +20,8 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `serves`, optional: True where its engine is a ServingEngine;
 - `serving_bytes(dimensions, dtype, slots, context, chunk, options)`, optional beside it: an
   estimate of its peak memory while it serves, where not that of `slots` whole prompts at once;
+- `shared_bytes(dimensions, dtype, options)`, optional: how much of that memory is mapped from files
+  that all processes here share, so that further instances do not take it again;
 - `TRACE`, optional: variables that make its libraries tell which kernels they run. The engine then
   has `trace(work)`, which calls `work` and returns a KernelPath.
 """
@@ -168,6 +170,12 @@ def serving_bytes(
     if own := getattr(module(name), "serving_bytes", None):
         return int(own(d, dtype, slots, context, serve.chunk, options))
     return module(name).memory_bytes(d, dtype, slots, context, options)
+
+
+def shared_bytes(name: str, d: Dimensions, dtype: str, options: Mapping[str, Any]) -> int:
+    """Bytes of engine `name` that several processes of it have together; 0 where it tells none."""
+    own = getattr(module(name), "shared_bytes", None)
+    return int(own(d, dtype, options)) if own else 0
 
 
 def trace_environment(name: str) -> dict[str, str] | None:

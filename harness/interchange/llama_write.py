@@ -47,6 +47,9 @@ def _rows(result: Result, left_out: list[str]) -> Iterator[dict[str, Any]]:
         if case.load.batch != 1 or case.load.kind != "single_stream":
             left_out.append(f"case {case.id} ({case.load.kind}): llama-bench runs one sequence")
             continue
+        if case.variant.instances > 1:
+            left_out.append(f"case {case.id} ({case.variant.label}): llama-bench is one process")
+            continue
         load = case.load
         for name, prompt, output in (
             (_PREFILL, load.input_tokens, 0),

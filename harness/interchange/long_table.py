@@ -92,6 +92,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("engine", "VARCHAR", lambda h, c: c.variant.engine),
     Column("dtype", "VARCHAR", lambda h, c: c.variant.dtype),
     Column("threads", "INTEGER", lambda h, c: c.variant.threads),
+    Column("instances", "INTEGER", lambda h, c: c.variant.instances),
     Column("load", "VARCHAR", lambda h, c: c.load.kind),
     Column("batch", "INTEGER", lambda h, c: c.load.batch),
     Column("concurrency", "INTEGER", lambda h, c: _concurrency(c)),

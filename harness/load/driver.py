@@ -26,22 +26,38 @@ def send(
     *,
     first_id: int,
     timeout_s: float | None,
+    due_ns: int | None = None,
+    instance: int = 0,
 ) -> list[RequestRecord]:
-    """One batch of prompts, due now, run to its end: one record for each row."""
-    due = time.monotonic_ns()
+    """One batch of prompts, due now or at `due_ns`, run to its end: one record for each row."""
+    due = time.monotonic_ns() if due_ns is None else due_ns
     request = wire.Generate([list(row) for row in batch], output_tokens)
     sent = time.monotonic_ns()
     done = process.ask(request, wire.Generated, timeout_s)
+    return records(done, batch, due_ns=due, sent_ns=sent, first_id=first_id, instance=instance)
+
+
+def records(
+    done: wire.Generated,
+    batch: Sequence[Sequence[int]],
+    *,
+    due_ns: int,
+    sent_ns: int,
+    first_id: int,
+    instance: int = 0,
+) -> list[RequestRecord]:
+    """What became of a batch: one record for each row."""
     return [
         RequestRecord(
             id=first_id + slot,
             slot=slot,
-            due_ns=due,
-            sent_ns=sent,
+            due_ns=due_ns,
+            sent_ns=sent_ns,
             input_tokens=len(row),
             started_ns=done.started_ns,
             token_ns=done.token_ns,
             output_sha256=digest(done.tokens[slot]),
+            instance=instance,
         )
         for slot, row in enumerate(batch)
     ]
@@ -66,26 +82,41 @@ def warm_up(
     seed: int,
     vocabulary: int,
     timeout_s: float | None,
+    instance: int = 0,
 ) -> tuple[list[RequestRecord], bool]:
     """Requests of `load`'s shape with short outputs until stable: (records, became stable).
 
     At most `WARMUP_MOST` and, after the first two, at most `WARMUP_LIMIT_S`.
     """
-    records: list[RequestRecord] = []
+    made: list[RequestRecord] = []
     seen: list[tuple[float, float]] = []
     start = time.monotonic()
-    batches = prompts(load, seed=seed, repeat=-1, vocabulary=vocabulary, requests=WARMUP_MOST)
+    batches = prompts(
+        load,
+        seed=seed,
+        repeat=-1,
+        vocabulary=vocabulary,
+        requests=WARMUP_MOST,
+        instance=instance,
+    )
     for number, batch in enumerate(batches):
         tokens = min(WARMUP_TOKENS, load.output_tokens)
-        done = send(process, batch, tokens, first_id=number * load.batch, timeout_s=timeout_s)
-        records += done
+        done = send(
+            process,
+            batch,
+            tokens,
+            first_id=number * load.batch,
+            timeout_s=timeout_s,
+            instance=instance,
+        )
+        made += done
         seen.append(phases(done[0]))
         if len(seen) > 1:
             if all(agree(a, b) for a, b in zip(seen[-1], seen[-2], strict=True)):
-                return records, True
+                return made, True
             if time.monotonic() - start > WARMUP_LIMIT_S:
                 break
-    return records, False
+    return made, False
 
 
 def run_load(
@@ -98,9 +129,7 @@ def run_load(
     timeout_s: float | None,
 ) -> list[RequestRecord]:
     """The requests of one trial: the next batch is due when the last one ended."""
-    records: list[RequestRecord] = []
+    made: list[RequestRecord] = []
     for batch in prompts(load, seed=seed, repeat=repeat, vocabulary=vocabulary):
-        records += send(
-            process, batch, load.output_tokens, first_id=len(records), timeout_s=timeout_s
-        )
-    return records
+        made += send(process, batch, load.output_tokens, first_id=len(made), timeout_s=timeout_s)
+    return made

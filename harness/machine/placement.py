@@ -14,6 +14,7 @@ from harness.errors import ArmbenchError
 from harness.machine.numa import memory_nodes
 from harness.machine.wish import Wish
 from harness.records.machine import Cluster, Machine
+from harness.records.run import Places
 from harness.units import format_cpu_list, parse_cpu_list
 
 # From this many cores on, one is left to the driver: an eighth of the engine's cores or less.
@@ -57,22 +58,33 @@ class _Core(NamedTuple):
 _Cores = list[_Core]
 
 
-def default_threads(machine: Machine, wish: Wish = _WHOLE) -> int:
-    """One thread per allowed physical core of one NUMA node, within the cgroup's quota.
+def default_threads(machine: Machine, wish: Wish = _WHOLE, instances: int = 1) -> int:
+    """Threads of each instance: one per allowed physical core, within the cgroup's quota.
 
-    From `SPARE_CORE_FROM` cores on, one of them is left to the driver, unless other cores are
-    free. Where the wish names CPUs: as many threads as the first instance has CPUs.
+    One instance has those of one NUMA node; several have as many as let each of them stay inside
+    one. From `SPARE_CORE_FROM` cores of an instance on, one of each is left, for the driver,
+    unless other cores are free, or `numa` asks for whole nodes. Where the wish names CPUs: as many
+    threads as the first instance has CPUs, or as a single list has for each.
     """
     if wish.lists is not None:
-        return len(wish.lists[0])
+        alone = len(wish.lists) == 1
+        return max(1, len(wish.lists[0]) // (instances if alone else 1))
     every = _allowed_cores(machine)
-    nodes = _by_node(_one_kind(machine, every, 1))
-    threads = len(nodes[0])
-    if threads == len(every) >= SPARE_CORE_FROM:
+    nodes = [len(node) for node in _by_node(_one_kind(machine, every, 1))]
+    sizes = range(nodes[0], 1, -1)
+    numa = wish.name == "numa"
+    threads = next((n for n in sizes if _room(nodes, n, numa=numa) >= instances), 1)
+    whole_nodes = numa and instances > 1
+    if threads >= SPARE_CORE_FROM and threads * instances == len(every) and not whole_nodes:
         threads -= 1
     if machine.limits.cpu_quota is not None:
-        threads = min(threads, max(1, int(machine.limits.cpu_quota)))
+        threads = min(threads, max(1, int(machine.limits.cpu_quota) // instances))
     return threads
+
+
+def _room(nodes: Sequence[int], size: int, *, numa: bool) -> int:
+    """Instances of `size` cores that nodes of so many cores hold; by `numa` one in each."""
+    return sum(min(1, cores // size) if numa else cores // size for cores in nodes)
 
 
 def default_instances(machine: Machine, wish: Wish) -> int:
@@ -90,15 +102,79 @@ def place(machine: Machine, threads: int, wish: Wish = _WHOLE, instances: int = 
     stays inside one NUMA node as long as it fits into any. Raises ArmbenchError where the CPUs are
     too few, or the instances do not fit into the nodes.
     """
+    chosen = _place_each(machine, threads, wish, instances)
+    driver, shared, notes = _driver(machine, wish, {cpu for cpus in chosen for cpu in cpus})
+    return Placement(
+        wish=wish.name,
+        instances=[
+            Instance(cpus=cpus, memory_nodes=memory_nodes(machine, cpus)) for cpus in chosen
+        ],
+        driver=driver,
+        shared=shared,
+        notes=_notes(machine, chosen) + notes,
+    )
+
+
+def _place_each(machine: Machine, threads: int, wish: Wish, instances: int) -> list[list[int]]:
+    """The CPUs of each instance. Raises ArmbenchError where they do not fit."""
     if threads < 1 or instances < 1:
         raise ArmbenchError(
             f"{instances} × {threads} threads", hint="ask for one instance and one thread or more"
         )
     if wish.lists is not None:
-        chosen = _as_listed(machine, wish, threads, instances)
-    else:
-        chosen = _chosen(machine, wish, threads, instances)
-    return _finish(machine, wish, chosen)
+        return _as_listed(machine, wish, threads, instances)
+    return _chosen(machine, wish, threads, instances)
+
+
+class Layout(Struct, kw_only=True):
+    """CPUs for every shape of a plan, and for its driver; `notes` in plain words."""
+
+    places: list[Places]
+    driver: list[int]
+    notes: list[str]
+
+    @property
+    def cpus(self) -> list[int]:
+        """Every CPU that an engine thread has in any shape, in order."""
+        return list(dict.fromkeys(c for one in self.places for cpus in one.cpus for c in cpus))
+
+
+def lay_out(machine: Machine, shapes: Iterable[tuple[int, int]], wish: Wish = _WHOLE) -> Layout:
+    """A placement of every (threads, instances) in `shapes`, the driver outside all of them.
+
+    A single instance takes the first CPUs of the largest one, so that fewer threads are a part of
+    more. What does not fit is left out with a note. Raises ArmbenchError where nothing fits.
+    """
+    places: list[Places] = []
+    notes: list[str] = []
+    refused: list[ArmbenchError] = []
+    largest: list[int] = []
+    ordered = sorted(set(shapes), key=lambda shape: (shape[1], -shape[0]))
+    for threads, instances in ordered:
+        if instances == 1 and largest:
+            places.append(Places(threads=threads, instances=1, cpus=[largest[:threads]]))
+            continue
+        try:
+            cpus = _place_each(machine, threads, wish, instances)
+        except ArmbenchError as error:
+            refused.append(error)
+            notes.append(f"{shape_text(threads, instances)} left out: {error.message}")
+            continue
+        largest = largest or cpus[0]
+        places.append(Places(threads=threads, instances=instances, cpus=cpus))
+        head = "" if instances == 1 else f"{shape_text(threads, instances)}: "
+        notes += [head + note for note in _notes(machine, cpus)]
+    if not places:
+        raise refused[0]
+    used = {cpu for one in places for cpus in one.cpus for cpu in cpus}
+    driver, _, said = _driver(machine, wish, used)
+    places.sort(key=lambda one: (one.instances, -one.threads))
+    return Layout(places=places, driver=driver, notes=notes + said)
+
+
+def shape_text(threads: int, instances: int) -> str:
+    """`2 threads`, `4 × 2 threads`."""
+    return f"{threads} threads" if instances == 1 else f"{instances} × {threads} threads"
 
 
 # From names to CPUs
@@ -122,15 +198,11 @@ def _as_listed(machine: Machine, wish: Wish, threads: int, instances: int) -> li
     if short or len(lists) < instances:
         named_here = ", ".join(str(len(cpus)) for cpus in wish.lists or [])
         raise ArmbenchError(
-            f"plan asks for {_asked(threads, instances)}, but placement {wish.name} names "
+            f"plan asks for {shape_text(threads, instances)}, but placement {wish.name} names "
             f"{named_here} CPUs",
             hint="lower `threads`, or name more CPUs",
         )
     return [cpus[:threads] for cpus in lists[:instances]]
-
-
-def _asked(threads: int, instances: int) -> str:
-    return f"{threads} threads" if instances == 1 else f"{instances} × {threads} threads"
 
 
 # From topology to CPUs
@@ -203,7 +275,7 @@ def _chosen(machine: Machine, wish: Wish, threads: int, instances: int) -> list[
     there = [cpu for core in every for cpu in core.cpus]
     if total > len(there):
         raise ArmbenchError(
-            f"plan asks for {_asked(threads, instances)}, but this process may run on "
+            f"plan asks for {shape_text(threads, instances)}, but this process may run on "
             f"{len(there)} CPUs ({format_cpu_list(there)})",
             hint="lower `threads`, or start outside the cpuset",
         )
@@ -218,7 +290,7 @@ def _chosen(machine: Machine, wish: Wish, threads: int, instances: int) -> list[
             return [_in_order(part) for part in packed]
     sizes = ", ".join(str(len(node)) for node in _by_node(cores))
     raise ArmbenchError(
-        f"{_asked(threads, instances)} do not fit: an instance stays inside one NUMA node, and "
+        f"{shape_text(threads, instances)} do not fit: an instance stays inside one NUMA node, and "
         f"the nodes have {sizes} cores for placement {wish.name}",
         hint="take fewer threads or instances, or name the CPUs with `placement`",
     )
@@ -319,10 +391,10 @@ def _from_node(
 # What is left, and what to say of it
 
 
-def _finish(machine: Machine, wish: Wish, chosen: list[list[int]]) -> Placement:
-    used = {cpu for cpus in chosen for cpu in cpus}
-    notes = _notes(machine, chosen)
+def _driver(machine: Machine, wish: Wish, used: set[int]) -> tuple[list[int], bool, list[str]]:
+    """(CPUs of the driver, whether engine threads have some of them, notes)."""
     driver = wish.driver or _free(machine, used)
+    notes = []
     shared = not driver or bool(used & set(driver))
     if shared:
         notes.append(
@@ -334,15 +406,7 @@ def _finish(machine: Machine, wish: Wish, chosen: list[list[int]]) -> Placement:
         )
     elif set(driver) & _siblings(machine, used):
         notes.append("the driver runs on hardware threads of the engine's cores: none is free")
-    return Placement(
-        wish=wish.name,
-        instances=[
-            Instance(cpus=cpus, memory_nodes=memory_nodes(machine, cpus)) for cpus in chosen
-        ],
-        driver=driver or sorted(used),
-        shared=shared,
-        notes=notes,
-    )
+    return driver or sorted(used), shared, notes
 
 
 def _siblings(machine: Machine, used: set[int]) -> set[int]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from harness.metrics import served
 from harness.metrics.row import Subject, Value
+from harness.metrics.together import Pass, Together, together
 from harness.records.run import RequestRecord, Trial
 
 
@@ -44,34 +45,58 @@ def itls(trial: Trial) -> list[float]:
 
 
 def _batches(trial: Trial) -> Iterable[list[RequestRecord]]:
-    """Records that went through the engine together; over HTTP that is not known."""
+    """Records that went through the engine together; over HTTP that is not known.
+
+    Those that were cut off count as far as they came.
+    """
     if served.is_served(trial):
         return []
-    groups: dict[int, list[RequestRecord]] = {}
-    for record in served.succeeded(trial):
-        groups.setdefault(record.started_ns or record.sent_ns, []).append(record)
+    groups: dict[tuple[int, int], list[RequestRecord]] = {}
+    for record in trial.records:
+        if record.error is None and record.token_ns:
+            start = record.started_ns or record.sent_ns
+            groups.setdefault((record.instance, start), []).append(record)
     return groups.values()
 
 
-def prefill_rate(subject: Subject) -> float | None:
-    """Input tokens of all batches ÷ the time of their prefills, tok/s."""
-    tokens = seconds = 0.0
+def _prefills(subject: Subject) -> Together | None:
+    """The prefills that count; None where it is not known when they began."""
+    passes = []
     for batch in _batches(subject.trial):
         start = batch[0].started_ns
         if start is None:
             return None
-        tokens += sum(r.input_tokens for r in batch)
-        seconds += (max(r.token_ns[0] for r in batch) - start) / 1e9
-    return tokens / seconds if seconds > 0 else None
+        passes.append(Pass(batch[0].instance, (start, max(r.token_ns[0] for r in batch)), batch))
+    return together(passes, subject.case.variant.instances)
+
+
+def _decodes(subject: Subject) -> Together | None:
+    """The decodes that count."""
+    passes = []
+    for batch in _batches(subject.trial):
+        first, last = min(r.token_ns[0] for r in batch), max(r.token_ns[-1] for r in batch)
+        longest = max(batch, key=lambda r: len(r.token_ns)).token_ns
+        passes.append(Pass(batch[0].instance, (first, *longest[1:-1], last), batch))
+    return together(passes, subject.case.variant.instances)
+
+
+def prefill_rate(subject: Subject) -> float | None:
+    """Input tokens of all batches ÷ the time of their prefills, tok/s."""
+    done = _prefills(subject)
+    if done is None or done.seconds <= 0:
+        return None
+    return sum(share * sum(r.input_tokens for r in p.batch) for p, share in done.shares) / (
+        done.seconds
+    )
 
 
 def decode_rate(subject: Subject) -> float | None:
     """Output tokens after the first ÷ the time of the decodes, tok/s."""
-    tokens = seconds = 0.0
-    for batch in _batches(subject.trial):
-        tokens += sum(len(r.token_ns) - 1 for r in batch)
-        seconds += (max(r.token_ns[-1] for r in batch) - min(r.token_ns[0] for r in batch)) / 1e9
-    return tokens / seconds if tokens and seconds > 0 else None
+    done = _decodes(subject)
+    if done is None or done.seconds <= 0:
+        return None
+    tokens = sum(share * sum(len(r.token_ns) - 1 for r in p.batch) for p, share in done.shares)
+    return tokens / done.seconds if tokens else None
 
 
 def output_rate(subject: Subject) -> float | None:
@@ -97,7 +122,7 @@ def total_rate(subject: Subject) -> float | None:
 class Phase(NamedTuple):
     """The work of one phase of a trial, all batches together, and the time it took."""
 
-    tokens: int
+    tokens: float
     bytes: float
     ops: float
     seconds: float
@@ -105,36 +130,33 @@ class Phase(NamedTuple):
 
 def prefill_work(subject: Subject) -> Phase | None:
     """Weights read once for each batch, and forward operations; None without a footprint."""
-    if subject.bounds is None:
+    done = _prefills(subject)
+    if subject.bounds is None or done is None:
         return None
     cost = subject.bounds.footprint
-    tokens, read, ops, seconds = 0, 0.0, 0.0, 0.0
-    for batch in _batches(subject.trial):
-        start = batch[0].started_ns
-        if start is None:
-            return None
-        taken = sum(r.input_tokens for r in batch)
-        tokens += taken
-        read += cost.weight_bytes_per_step(taken)
-        ops += sum(cost.shape.prefill_flops(r.input_tokens) for r in batch)
-        seconds += (max(r.token_ns[0] for r in batch) - start) / 1e9
-    return Phase(tokens, read, ops, seconds) if tokens and seconds > 0 else None
+    tokens = read = ops = 0.0
+    for one, share in done.shares:
+        taken = sum(r.input_tokens for r in one.batch)
+        tokens += share * taken
+        read += share * cost.weight_bytes_per_step(taken)
+        ops += share * sum(cost.shape.prefill_flops(r.input_tokens) for r in one.batch)
+    return Phase(tokens, read, ops, done.seconds) if tokens and done.seconds > 0 else None
 
 
 def decode_work(subject: Subject) -> Phase | None:
     """Weights and keys and values read by every step, at the mean context of the decode."""
-    if subject.bounds is None:
+    done = _decodes(subject)
+    if subject.bounds is None or done is None:
         return None
     cost = subject.bounds.footprint
-    tokens, read, ops, seconds = 0, 0.0, 0.0, 0.0
-    for batch in _batches(subject.trial):
-        rows, steps = len(batch), max(len(r.token_ns) for r in batch) - 1
-        context = sum(r.input_tokens + len(r.token_ns) / 2 for r in batch) / rows
-        tokens += sum(len(r.token_ns) - 1 for r in batch)
+    tokens = read = ops = 0.0
+    for one, share in done.shares:
+        rows, steps = len(one.batch), share * (max(len(r.token_ns) for r in one.batch) - 1)
+        context = sum(r.input_tokens + len(r.token_ns) / 2 for r in one.batch) / rows
+        tokens += share * sum(len(r.token_ns) - 1 for r in one.batch)
         read += steps * cost.step_bytes(context, rows)
         ops += steps * cost.shape.decode_flops(context, batch=rows)
-        seconds += (max(r.token_ns[-1] for r in batch) - min(r.token_ns[0] for r in batch)) / 1e9
-    return Phase(tokens, read, ops, seconds) if tokens and seconds > 0 else None
+    return Phase(tokens, read, ops, done.seconds) if tokens and done.seconds > 0 else None
 
 
 Work = Callable[[Subject], Phase | None]
@@ -185,7 +207,7 @@ def intensity(work: Work) -> Value:
 
 
 def usage(field: str) -> Value:
-    """A count of the engine process."""
+    """A count of the engine processes together."""
 
     def value(subject: Subject) -> float | None:
         usage = subject.trial.usage
@@ -195,6 +217,6 @@ def usage(field: str) -> Value:
 
 
 def cpu_s(subject: Subject) -> float | None:
-    """CPU seconds of the engine process inside the window."""
+    """CPU seconds of the engine processes inside the window."""
     usage = subject.trial.usage
     return None if usage is None else usage.user_s + usage.system_s

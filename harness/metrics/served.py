@@ -30,8 +30,8 @@ def is_served(trial: Trial) -> bool:
 
 
 def succeeded(trial: Trial) -> list[RequestRecord]:
-    """Requests that ended well."""
-    return [r for r in trial.records if r.error is None and r.token_ns]
+    """Requests that ended well; those that were cut off at the end of a trial did not."""
+    return [r for r in trial.records if r.error is None and r.token_ns and r.finish != "cancelled"]
 
 
 def _inside(trial: Trial, instants: Iterator[int]) -> int:

@@ -163,7 +163,8 @@ METRICS: tuple[Metric, ...] = (
         "prefill",
         "tok/s",
         "higher",
-        "input tokens of the batch ÷ (first token − start of prefill)",
+        "input tokens of the batch ÷ (first token − start of prefill); several instances: those of "
+        "all ÷ the time in which all of them prefill, a prefill by the share of its time inside",
         batched.prefill_rate,
         "llama-bench pp",
     ),
@@ -193,7 +194,8 @@ METRICS: tuple[Metric, ...] = (
         "decode",
         "tok/s",
         "higher",
-        "(output tokens − 1 each) of the batch ÷ (last − first token)",
+        "(output tokens − 1 each) of the batch ÷ (last − first token); several instances: those of "
+        "all ÷ the time in which all of them decode, a step by the share of its time inside",
         batched.decode_rate,
         "llama-bench tg",
     ),
@@ -258,7 +260,8 @@ METRICS: tuple[Metric, ...] = (
         "output",
         "tok/s",
         "higher",
-        "output tokens produced inside the window ÷ window; prefill is inside the window",
+        "output tokens produced inside the window ÷ window; prefill is inside the window; several "
+        "instances: those of all, in the window in which all of them work",
         batched.output_rate,
         "MLPerf Offline",
     ),
@@ -267,7 +270,7 @@ METRICS: tuple[Metric, ...] = (
         "window",
         "s",
         "none",
-        "last token − first due time",
+        "last token − first due time; several instances: first end of one − last start of one",
         lambda subject: served.window_s(subject.trial),
     ),
     *_SERVED,
@@ -276,7 +279,7 @@ METRICS: tuple[Metric, ...] = (
         "load",
         "s",
         "lower",
-        "time to load the engine, apart from the window",
+        "time to load the engine, apart from the window; several instances: of the slowest",
         lambda subject: subject.trial.load_s,
     ),
     row("cpu_s", "CPU time", "s", "lower", "user + system time inside the window", batched.cpu_s),
@@ -285,7 +288,8 @@ METRICS: tuple[Metric, ...] = (
         "peak RSS",
         "B",
         "lower",
-        "largest resident set of the engine process (getrusage)",
+        "largest resident set of the engine process (getrusage); several instances: the sum, in "
+        "which pages that they share count for each",
         batched.usage("peak_rss_bytes"),
     ),
     row(

@@ -201,13 +201,14 @@ class ClientSeen(Struct, kw_only=True):
 
 
 class StepsSeen(Struct, kw_only=True):
-    """The server's steps as columns of equal length, in order."""
+    """The server's steps as columns of equal length, in the order in which they ended."""
 
     start_ns: list[int] = field(default_factory=list)
     end_ns: list[int] = field(default_factory=list)
     decoding: list[int] = field(default_factory=list)  # sequences that got one token each
     prefill_tokens: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
+    instance: list[int] = field(default_factory=list)  # of several engines; older logs lack it
 
 
 class ServedRequest(Struct, kw_only=True):
@@ -221,6 +222,7 @@ class ServedRequest(Struct, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     finish: str | None = None
+    instance: int = 0  # the engine that had it
 
 
 class ServerSeen(Struct, kw_only=True):

@@ -56,10 +56,15 @@ class Variant(Struct, kw_only=True):
     instances: int = 1
 
     @property
+    def shape(self) -> str | None:
+        """Threads for people: `2`, `4×2` where there are several instances; None if unknown."""
+        times = f"{self.instances}×" if self.instances > 1 else ""
+        return None if self.threads is None else f"{times}{self.threads}"
+
+    @property
     def label(self) -> str:
         """A short name for people: `torch float32 2T`, `torch int8 4×2T`; unknowns are left out."""
-        times = f"{self.instances}×" if self.instances > 1 else ""
-        threads = None if self.threads is None else f"{times}{self.threads}T"
+        threads = None if self.threads is None else f"{self.shape}T"
         return " ".join(filter(None, (self.engine, self.dtype, threads)))
 
 
@@ -88,15 +93,27 @@ class ModelIdentity(Struct, kw_only=True):
     sizes: Dimensions | None = None
 
 
+class Places(Struct, kw_only=True):
+    """The CPUs of each instance where `instances` have `threads` threads each, in order."""
+
+    threads: int
+    instances: int
+    cpus: list[list[int]]
+
+
 class Plan(Struct, kw_only=True):
-    """Everything asked for, resolved; the defaults are written out."""
+    """Everything asked for, resolved; the defaults are written out.
+
+    `cpus` are those that engine threads use in any case, in order. `places` says which of them
+    each instance of a case has; results without it have one instance on the first of `cpus`.
+    """
 
     name: str
     model: str
     cases: list[Case]
     repeats: int
     seed: int | None  # None where another tool did not tell it
-    cpus: list[int]  # where engine threads go, in order
+    cpus: list[int]
     driver_cpus: list[int]
     time_budget_s: float | None
     trial_timeout_s: float | None
@@ -105,6 +122,18 @@ class Plan(Struct, kw_only=True):
     notes: list[str] = field(default_factory=list)
     placement: str = "compact"  # as wished: compact, spread, numa, a CPU list, a file's name
     ceilings: bool = False  # whether they are taken; results without the key have none
+    places: list[Places] = field(default_factory=list)
+
+    def instance_cpus(self, variant: Variant) -> list[list[int]]:
+        """The CPUs of each instance of `variant`, in the order of its threads."""
+        for one in self.places:
+            if (one.threads, one.instances) == (variant.threads, variant.instances):
+                return one.cpus
+        return [self.cpus[: variant.threads]]
+
+    def cpus_of(self, variant: Variant) -> list[int]:
+        """The CPUs that all instances of `variant` use together."""
+        return [cpu for cpus in self.instance_cpus(variant) for cpu in cpus]
 
 
 class Stored(Struct, kw_only=True, frozen=True):
@@ -229,6 +258,7 @@ class RequestRecord(Struct, kw_only=True):
     asked_input: int | None = None
     asked_output: int | None = None
     http: HttpSeen | None = None
+    instance: int = 0
 
 
 class ThreadSeen(Struct, kw_only=True):
@@ -325,8 +355,20 @@ class Usage(Struct, kw_only=True):
     peak_rss_bytes: int  # of the whole process life
 
 
+class InstanceSeen(Struct, kw_only=True):
+    """One engine process of several that worked together."""
+
+    load_s: float | None = None
+    usage: Usage | None = None
+    placement: PlacementProof | None = None
+
+
 class Trial(Struct, kw_only=True):
-    """One case, once, in a fresh process.
+    """One case, once, in fresh processes.
+
+    Where the case has several instances, each is told in `instances`, in their order: `placement`
+    is None then, `usage` the sum, `load_s` the longest and `window_ns` the time in which all of
+    them worked.
 
     What another tool measured may be known by its figures only: `figures` are values of metrics by
     name, in the metric's unit, mapped by definition. `samples` are repetitions inside the one
@@ -363,6 +405,12 @@ class Trial(Struct, kw_only=True):
     samples: dict[str, list[float]] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    instances: list[InstanceSeen] = field(default_factory=list)
+
+    @property
+    def proofs(self) -> list[PlacementProof | None]:
+        """The placement proof of every engine process."""
+        return [one.placement for one in self.instances] or [self.placement]
 
 
 class Origin(Struct, kw_only=True, frozen=True):

@@ -86,7 +86,7 @@ def of_result(result: Result) -> Roofline:
             continue
         if limits.read_bytes_per_s is None or limits.ops_per_s is None:
             continue
-        label = f"{LABELS.get(stored.compute, stored.compute)} {case.variant.threads}T"
+        label = f"{LABELS.get(stored.compute, stored.compute)} {case.variant.shape}T"
         roofs[label] = Roof(
             label=label, read_bytes_per_s=limits.read_bytes_per_s, ops_per_s=limits.ops_per_s
         )

@@ -12,6 +12,7 @@ from harness.errors import ArmbenchError
 from harness.records.load import Lengths, ServingLoad
 from harness.records.money import ApiPrice, PriceChange
 from harness.records.run import Agreement, Case, Estimate, Result
+from harness.reports import instances
 
 MISSING = "–"
 _WEIGHTS: dict[str | None, str] = {"synthetic": "synthetic weights", "checkpoint": "checkpoint"}
@@ -125,7 +126,7 @@ def _of_bound(result: Result, case: Case, figures: dict[str, Estimate]) -> str:
 _COLUMNS: list[tuple[Column, Callable[[Result, Case, dict[str, Estimate]], str]]] = [
     (Column(label="engine", right=False), lambda r, c, f: c.variant.engine),
     (Column(label="dtype", right=False), lambda r, c, f: c.variant.dtype or MISSING),
-    (Column(label="thr."), lambda r, c, f: str(c.variant.threads or MISSING)),
+    (Column(label="thr."), lambda r, c, f: c.variant.shape or MISSING),
     (Column(label="load", right=False), lambda r, c, f: load_text(c)),
     (Column(label="tokens", unit="in+out"), lambda r, c, f: tokens_text(c)),
     (
@@ -251,7 +252,7 @@ def run_sheet(result: Result) -> Sheet:
     title = f"{result.model.name} ({weights}), plan {result.plan.name}, {result.created[:10]}"
     if result.origin is not None:
         title += f", {result.basis}, measured by {result.tool}"
-    notes = [*_sample_note(result), *_bound_notes(result)]
+    notes = [*_sample_note(result), *_bound_notes(result), *instances.notes(result)]
     return Sheet(title=title, columns=[c for c, _ in _COLUMNS], rows=rows, notes=notes)
 
 

@@ -114,7 +114,7 @@ def show_dry_run(
         [
             case.variant.engine,
             case.variant.dtype or MISSING,
-            str(case.variant.threads or MISSING),
+            case.variant.shape or MISSING,
             load_text(case),
             tokens_text(case),
             ", ".join(f"{k}={v}" for k, v in case.variant.options.items()),

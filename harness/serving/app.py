@@ -58,13 +58,13 @@ class Endpoint:
         body = bodies.chat_body(data) if self.kind == "chat" else bodies.completion_body(data)
         face.check_model(body.model)
         client = body.user or (connection.client or ("",))[0]
-        face.link.check_open(client)
+        face.link.choose(client)  # or it is refused before its prompt is read
         tokens = await face.tokens(body)
         most = face.max_tokens(body, len(tokens))
         answer = self._begin(body, tokens, connection, number)
         if connection.lost:
             return
-        entry = face.link.submit(
+        entry = face.link.choose(client).submit(
             answer,
             tokens,
             client=client,
@@ -158,15 +158,16 @@ class Views:
         return _json({"object": "list", "data": [model]})
 
     async def health(self, _: Request) -> Response:
-        """200 while requests are taken, else 503 with the reason."""
+        """200 while requests are taken, if only by some engines (degraded), else 503."""
         status, reason = "ok", None
-        if self.link.why_dead is not None:
-            status, reason = "dead", self.link.why_dead
-        elif self.link.why_closed is not None:
+        if dead := self.link.dead:
+            status, reason = "dead" if self.link.all_dead else "degraded", "; ".join(dead)
+        if self.link.why_closed is not None and not self.link.all_dead:
             status, reason = "draining", self.link.why_closed.message
-        here = {"status": status, "reason": reason, "requests": len(self.link.entries)}
+        here: dict[str, Any] = {"status": status, "reason": reason, "requests": self.link.requests}
         here |= msgspec.structs.asdict(self.face.ready)
-        return _json(here, 200 if status == "ok" else 503)
+        here["instances"] = self.link.states([one.cpus for one in self.face.ready.instances])
+        return _json(here, 200 if status in ("ok", "degraded") else 503)
 
     async def metrics(self, _: Request) -> Response:
         return Response(self.link.metrics(), headers={"content-type": CONTENT_TYPE})
@@ -182,19 +183,24 @@ class Views:
         return _json({"marked_ns": time.monotonic_ns()})
 
     async def report(self, _: Request) -> Response:
-        """wire.Reported of the engine process, and this process's own CPU seconds."""
+        """wire.Reported of each engine (null of a dead one), and our own CPU seconds.
+
+        `engine` is the first that lives.
+        """
         reported = await self._ask(wire.Report())
         own = os.times()
-        return _json({"engine": reported, "server_cpu_s": own.user + own.system})
+        first = next(one for one in reported if one is not None)
+        return _json({"engine": first, "engines": reported, "server_cpu_s": own.user + own.system})
 
-    async def _ask(self, request: wire.Mark | wire.Report) -> wire.Reply:
+    async def _ask(self, request: wire.Mark | wire.Report) -> list[wire.Reply | None]:
         try:
-            answer = await asyncio.wait_for(self.link.ask(request), _REPORT_S)
+            answers = await asyncio.wait_for(self.link.ask(request), _REPORT_S)
         except TimeoutError:
             raise ApiError(503, f"no step ended within {_REPORT_S:.0f} s") from None
-        if isinstance(answer, wire.Failed):
-            raise ApiError(500, f"the engine process: {answer.kind}: {answer.message}")
-        return answer
+        for answer in answers:
+            if isinstance(answer, wire.Failed):
+                raise ApiError(500, f"the engine process: {answer.kind}: {answer.message}")
+        return answers
 
 
 async def _refused(_: Request, error: Exception) -> Response:

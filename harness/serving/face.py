@@ -12,7 +12,7 @@ from harness.model.checkpoint import read_json
 from harness.serving import bodies
 from harness.serving.bodies import Body, ChatBody, CompletionBody
 from harness.serving.chat import ChatTemplate, Refused
-from harness.serving.link import EngineLink
+from harness.serving.dispatch import Dispatcher
 from harness.serving.options import Ready, Service
 from harness.serving.refusal import ApiError
 from harness.serving.tokens import Decoded, Numbers, TextStream, Tokenizer, eos_tokens
@@ -42,7 +42,7 @@ class Words:
 class Face:
     """What every endpoint asks: may this run, as which tokens, for how long."""
 
-    def __init__(self, service: Service, words: Words, link: EngineLink, ready: Ready) -> None:
+    def __init__(self, service: Service, words: Words, link: Dispatcher, ready: Ready) -> None:
         self.service, self.words, self.link, self.ready = service, words, link, ready
         self.max_body = _BODY_BASE + _BODY_PER_TOKEN * service.setting.context
         self._answers = itertools.count(1)

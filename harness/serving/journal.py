@@ -7,7 +7,7 @@ from array import array
 from harness.records.load import ServedRequest, ServerSeen, StepsSeen
 from harness.wire import Stepped
 
-MAX_STEPS = 400_000  # 40 bytes each
+MAX_STEPS = 400_000  # 48 bytes each
 MAX_REQUESTS = 100_000
 _COLUMNS = StepsSeen.__struct_fields__
 
@@ -30,12 +30,12 @@ class Journal:
         self._old_requests: list[ServedRequest] = []
         self._forgot = False
 
-    def step(self, s: Stepped) -> None:
-        """Keep one step."""
+    def step(self, s: Stepped, instance: int = 0) -> None:
+        """Keep one step of an engine."""
         if len(self._steps[0]) == self._half_steps:
             self._forgot = self._forgot or len(self._old_steps[0]) > 0
             self._old_steps, self._steps = self._steps, _columns()
-        values = (s.start_ns, s.end_ns, s.decoding, s.prefill_tokens, s.waiting)
+        values = (s.start_ns, s.end_ns, s.decoding, s.prefill_tokens, s.waiting, instance)
         for column, value in zip(self._steps, values, strict=True):
             column.append(value)
 

@@ -1,7 +1,7 @@
-"""The server's end of the engine process: requests go out, tokens come in, all in one event loop.
+"""The server's end of one engine process: requests go out, tokens come in, all in one event loop.
 
 When the engine process dies, or a step fails or takes too long, every request here gets an error,
-and no new one is taken: the server lives on only to say why.
+and no new one is taken.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from harness.engine_process import EngineProcess
 from harness.records.load import ServedRequest, ServeSetting
 from harness.serving.journal import Journal
 from harness.serving.meters import Meters
+from harness.serving.outstanding import Outstanding
 from harness.serving.refusal import ApiError
 from harness.serving.scheduler import Finish, longest, room
 from harness.units import NS_PER_S, format_duration
@@ -38,14 +39,17 @@ class Sink(Protocol):
 class Entry:
     """One request that the engine has: what became of it so far, and its sink."""
 
-    __slots__ = ("client", "id", "served", "sink")
+    __slots__ = ("client", "id", "link", "served", "sink")
 
-    def __init__(self, request: int, client: str, served: ServedRequest, sink: Sink) -> None:
-        self.id, self.client, self.served, self.sink = request, client, served, sink
+    def __init__(
+        self, link: EngineLink, request: int, client: str, served: ServedRequest, sink: Sink
+    ) -> None:
+        self.link, self.id, self.client = link, request, client
+        self.served, self.sink = served, sink
 
 
 class EngineLink(asyncio.Protocol):
-    """Requests of one server on one engine process. Lives in one event loop."""
+    """Requests on one engine process, the server's `number`th. Lives in one event loop."""
 
     def __init__(
         self,
@@ -53,11 +57,16 @@ class EngineLink(asyncio.Protocol):
         setting: ServeSetting,
         max_waiting: int,
         step_timeout_s: float,
+        *,
+        journal: Journal,
+        meters: Meters,
+        number: int = 0,
     ) -> None:
+        self.number, self.outstanding = number, Outstanding()
         self.process, self.setting = process, setting
         self.room, self.longest = room(setting, max_waiting), longest(setting)
         self.step_timeout_s = step_timeout_s
-        self.journal, self.meters = Journal(), Meters(setting)
+        self.journal, self.meters = journal, meters
         self.entries: dict[int, Entry] = {}
         self.why_dead: str | None = None
         self.why_closed: ApiError | None = None  # no new requests
@@ -143,15 +152,18 @@ class EngineLink(asyncio.Protocol):
         for request in step.started:
             if entry := entries.get(request):
                 entry.served.admitted_ns = step.start_ns
+        for request, tokens in zip(step.filled_ids, step.filled, strict=True):
+            self.outstanding.filled(request, tokens)
         for request, token, finish in zip(step.ids, step.tokens, step.ends, strict=True):
             if entry := entries.get(request):  # else it was cancelled meanwhile
                 self._token(entry, token, finish, step.end_ns)
-        self.journal.step(step)
-        self.meters.step(step)
+        self.journal.step(step, self.number)
+        self.meters.step(step, self.number)
 
     def _token(self, entry: Entry, token: int, finish: Finish | None, end_ns: int) -> None:
         served = entry.served
         served.output_tokens += 1
+        self.outstanding.produced(entry.id)
         if served.first_ns is None:
             served.first_ns = end_ns
         served.end_ns = end_ns
@@ -163,6 +175,7 @@ class EngineLink(asyncio.Protocol):
 
     def _end(self, entry: Entry, finish: str) -> None:
         del self.entries[entry.id]
+        self.outstanding.end(entry.id)
         left = self._of_client[entry.client] - 1
         if left:
             self._of_client[entry.client] = left
@@ -181,14 +194,21 @@ class EngineLink(asyncio.Protocol):
         if self._transport is not None and self.why_dead is None:
             self._transport.write(wire.frame(request))
 
+    def takes(self, client: str) -> bool:
+        """Whether a request of `client` can be taken now."""
+        return self.why_dead is None and self.why_closed is None and self._has_room(client)
+
+    def _has_room(self, client: str) -> bool:
+        mine = self._of_client.get(client, 0)
+        return mine < self.room[0] and len(self.entries) < self.room[1]
+
     def check_open(self, client: str) -> None:
         """Raise ApiError where no request of `client` can be taken now."""
         if self.why_dead is not None:
             raise self._dead()
         if self.why_closed is not None:
             raise self.why_closed
-        mine = self._of_client.get(client, 0)
-        if mine >= self.room[0] or len(self.entries) >= self.room[1]:
+        if not self._has_room(client):
             self.meters.refused()
             raise ApiError(
                 429,
@@ -220,8 +240,11 @@ class EngineLink(asyncio.Protocol):
         self._numbers += 1
         if not self.entries:
             self._heard_ns = time.monotonic_ns()  # it was idle until now
-        served = ServedRequest(key=key, queued_ns=queued_ns, input_tokens=len(tokens))
-        entry = Entry(self._numbers, client, served, sink)
+        served = ServedRequest(
+            key=key, queued_ns=queued_ns, input_tokens=len(tokens), instance=self.number
+        )
+        entry = Entry(self, self._numbers, client, served, sink)
+        self.outstanding.begin(entry.id, len(tokens), max_tokens)
         self._of_client[client] = self._of_client.get(client, 0) + 1
         self.entries[entry.id] = entry
         self._empty.clear()
@@ -251,12 +274,6 @@ class EngineLink(asyncio.Protocol):
         self._asked.append(future)
         self._send(request)
         return await future
-
-    def metrics(self) -> bytes:
-        """Prometheus' text; levels are those after the last step, unless all is gone since."""
-        if not self.entries:
-            self.meters.levels(0, 0, 0)
-        return self.meters.text()
 
     async def emptied(self, timeout_s: float) -> bool:
         """Wait until no request is here; False where that takes longer than `timeout_s`."""

@@ -79,4 +79,6 @@ class Loop:
             ids=[p.id for p in made],
             tokens=[p.token for p in made],
             ends=[p.finish for p in made],
+            filled_ids=[row.id for row in step.rows[step.decoding :]],
+            filled=[len(row.tokens) for row in step.rows[step.decoding :]],
         )

@@ -18,16 +18,25 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Meters:
-    """Counters, gauges and histograms of one server, in a registry of their own."""
+    """Counters, gauges and histograms of one server, in a registry of their own.
 
-    def __init__(self, setting: ServeSetting) -> None:
+    They are over all `instances`, but for those that are labelled by instance.
+    """
+
+    def __init__(self, setting: ServeSetting, instances: int = 1) -> None:
+        self._levels = [(0, 0, 0)] * instances
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.running = self._gauge("armbench_requests_running", "Requests that hold a slot")
         self.waiting = self._gauge("armbench_requests_waiting", "Requests that wait for a slot")
         self.kv_used = self._gauge("armbench_kv_tokens_used", "KV tokens reserved by requests")
-        self._gauge("armbench_kv_tokens", "KV tokens there are").set(setting.kv_tokens)
-        self._gauge("armbench_slots", "Sequences that run at once").set(setting.slots)
+        kv_tokens, slots = instances * setting.kv_tokens, instances * setting.slots
+        self._gauge("armbench_kv_tokens", "KV tokens there are").set(kv_tokens)
+        self._gauge("armbench_slots", "Sequences that run at once").set(slots)
+        self.outstanding = self._by_instance(
+            "armbench_instance_outstanding_tokens", "Tokens an engine has yet to pass, at most"
+        )
+        self.up = self._by_instance("armbench_instance_up", "Whether an engine is alive")
         self.prompt = self._counter("armbench_prompt_tokens", "Prompt tokens passed")
         self.generated = self._counter("armbench_generation_tokens", "Tokens generated")
         self.steps = self._counter("armbench_steps", "Steps of the engine")
@@ -52,26 +61,35 @@ class Meters:
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, registry=self.registry)
 
+    def _by_instance(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ("instance",), registry=self.registry)
+
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, registry=self.registry)
 
     def _seconds(self, name: str, text: str) -> Histogram:
         return Histogram(name, text, buckets=_SECONDS, registry=self.registry)
 
-    def step(self, s: Stepped) -> None:
-        """Count one step."""
-        self.levels(s.running, s.waiting, s.kv_tokens)
+    def step(self, s: Stepped, instance: int = 0) -> None:
+        """Count one step of an engine."""
+        self.levels(instance, s.running, s.waiting, s.kv_tokens)
         self.prompt.inc(s.prefill_tokens)
         self.generated.inc(len(s.ids))
         self.steps.inc()
         self.step_time.observe((s.end_ns - s.start_ns) / NS_PER_S)
         self.batch.observe(s.decoding)
 
-    def levels(self, running: int, waiting: int, kv_tokens: int) -> None:
-        """Set what there is now."""
-        self.running.set(running)
-        self.waiting.set(waiting)
-        self.kv_used.set(kv_tokens)
+    def levels(self, instance: int, running: int, waiting: int, kv_tokens: int) -> None:
+        """Set what an engine has now; what is told is the sum."""
+        self._levels[instance] = (running, waiting, kv_tokens)
+        gauges = (self.running, self.waiting, self.kv_used)
+        for gauge, each in zip(gauges, zip(*self._levels, strict=True), strict=True):
+            gauge.set(sum(each))
+
+    def load(self, instance: int, outstanding: int, *, alive: bool) -> None:
+        """Set what an engine has before it."""
+        self.outstanding.labels(str(instance)).set(outstanding)
+        self.up.labels(str(instance)).set(alive)
 
     def request(self, served: ServedRequest) -> None:
         """Count one request that has ended; times only as far as it came."""

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from harness.engines import EngineSpec
+from harness.machine.placement import Instance
 from harness.records.load import ServeSetting
 
 DEFAULT_CONTEXT = 4096
@@ -15,7 +16,8 @@ DEFAULT_CONTEXT = 4096
 class ServeOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     """What a user asks for. None leaves a value to the model or the machine.
 
-    `slots` sequences run at once, each of up to `context` tokens (the model's, at most 4096);
+    `instances` engines run beside each other, each with `threads` on CPUs of its own. Of each of
+    them, `slots` sequences run at once, each of up to `context` tokens (the model's, at most 4096);
     together they hold `kv_tokens` (as many as fit the slots). `chunk` tokens of prompts at most go
     into one step: more makes first tokens come sooner and the others wait longer. `max_waiting`
     requests of one client wait, more are refused. On SIGTERM what runs has `drain_s` to end. A step
@@ -26,6 +28,7 @@ class ServeOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     engine: str = "torch"
     dtype: str = "float32"
     threads: int | None = None
+    instances: int | None = None  # None: one, or as many as the placement has
     placement: str = "compact"
     options: dict[str, Any] = field(default_factory=dict)
     name: str | None = None  # in the API; the model's where it is None
@@ -43,7 +46,8 @@ class ServeOptions(Struct, kw_only=True, forbid_unknown_fields=True):
 class Service(Struct, kw_only=True):
     """Everything resolved: `python -m harness.serving FILE` serves by it.
 
-    Port 0 takes any that is free. With `tied` the process dies with the one that started it.
+    `spec` is that of the first of `instances`; where none is listed it is the only one. Port 0
+    takes any that is free. With `tied` the process dies with the one that started it.
     """
 
     spec: EngineSpec
@@ -51,7 +55,7 @@ class Service(Struct, kw_only=True):
     vocabulary: int
     setting: ServeSetting
     driver_cpus: list[int]
-    memory_nodes: list[int] = field(default_factory=list)
+    instances: list[Instance] = field(default_factory=list)
     max_waiting: int = 256
     host: str = "127.0.0.1"
     port: int = 0
@@ -60,9 +64,21 @@ class Service(Struct, kw_only=True):
     load_timeout_s: float = 1800.0
     tied: bool = False
 
+    @property
+    def places(self) -> list[Instance]:
+        """Where each engine runs."""
+        return self.instances or [Instance(cpus=self.spec.cpus)]
+
+
+class InstanceReady(Struct, kw_only=True):
+    """One engine behind a server."""
+
+    pid: int
+    cpus: list[int]
+
 
 class Ready(Struct, kw_only=True, tag=True, tag_field="state"):
-    """A server that listens."""
+    """A server that listens; `engine_pid` is the first of its engines, `cpus` are those of all."""
 
     url: str
     model: str
@@ -74,6 +90,7 @@ class Ready(Struct, kw_only=True, tag=True, tag_field="state"):
     driver_cpus: list[int]
     setting: ServeSetting
     load_s: float
+    instances: list[InstanceReady]
     text: str | None = None  # why only token ids are taken
 
 

@@ -10,7 +10,7 @@ from harness.engine_process import EngineFailed
 from harness.engines import EngineSpec
 from harness.errors import ArmbenchError
 from harness.machine.detect import detect
-from harness.machine.placement import Placement, default_threads, place
+from harness.machine.placement import Placement, default_instances, default_threads, place
 from harness.machine.wish import parse_wish
 from harness.model import checkpoint as checkpoints
 from harness.model.architecture import Dimensions
@@ -35,9 +35,11 @@ def resolve(options: ServeOptions, say: Say) -> Service:
     setting = serve_setting(options, d)
     machine = detect()
     wish = parse_wish(options.placement)
-    threads = options.threads or default_threads(machine, wish)
-    placement = place(machine, threads, wish)
-    check_memory(options.engine, options.dtype, own, setting, d, machine)
+    instances = default_instances(machine, wish) if options.instances is None else options.instances
+    _positive("instances", instances)
+    threads = options.threads or default_threads(machine, wish, instances)
+    placement = place(machine, threads, wish, instances)
+    check_memory(options.engine, options.dtype, own, setting, d, machine, instances)
     say("opening the checkpoint")
     model = checkpoints.resolve(options.model, progress=_progress(say))
     for note in _notes(placement):
@@ -56,7 +58,7 @@ def resolve(options: ServeOptions, say: Say) -> Service:
         vocabulary=d.vocabulary,
         setting=setting,
         driver_cpus=placement.driver,
-        memory_nodes=placement.instances[0].memory_nodes,
+        instances=placement.instances,
         max_waiting=_positive("max_waiting", options.max_waiting, least=0),
         host=options.host,
         port=_positive("port", options.port, least=0, most=65535),
@@ -69,7 +71,8 @@ def _notes(placement: Placement) -> list[str]:
     """What a user should know of where it runs; a server takes more than a run's driver does."""
     notes = [note for note in placement.notes if not note.startswith("the driver")]
     if placement.shared:
-        cpus = format_cpu_list(set(placement.driver) & set(placement.cpus))
+        every = {cpu for one in placement.instances for cpu in one.cpus}
+        cpus = format_cpu_list(set(placement.driver) & every)
         notes.append(f"HTTP shares CPUs {cpus} with the engine, and takes its time from it")
     return notes
 
@@ -123,20 +126,25 @@ def check_memory(
     setting: ServeSetting,
     d: Dimensions,
     machine: Machine,
+    instances: int = 1,
 ) -> None:
-    """Raise ArmbenchError where engine and slots would not fit into the memory there is now."""
+    """Raise ArmbenchError where engines and slots would not fit into the memory there is now."""
     import psutil
 
-    needed = engines.module(engine).memory_bytes(d, dtype, setting.slots, setting.context, options)
+    one = engines.serving_bytes(engine, d, dtype, setting, options)
+    shared = engines.shared_bytes(engine, d, dtype, options)
+    needed = one + (instances - 1) * max(0, one - shared)
     available = psutil.virtual_memory().available
     if machine.limits.memory_bytes is not None:
         available = min(available, machine.limits.memory_bytes)
     if needed > available:
         raise ArmbenchError(
             f"{setting.slots} sequences of {setting.context} tokens need about "
-            f"{format_bytes(needed)} of memory with the model, {format_bytes(available)} are "
+            f"{format_bytes(needed)} of memory with the model"
+            f"{f', {instances} times,' if instances > 1 else ','} {format_bytes(available)} are "
             "available",
-            hint="take fewer slots, a smaller context or model, bfloat16, or a larger machine",
+            hint="take fewer slots or instances, a smaller context or model, bfloat16, or a larger "
+            "machine",
         )
 
 

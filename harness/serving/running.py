@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from harness.engine_process import EngineFailed, EngineProcess
+from harness.crew import Crew
+from harness.engine_process import EngineFailed
 from harness.errors import Exit
 from harness.serving.app import make_app
+from harness.serving.dispatch import Dispatcher
 from harness.serving.face import Face, Words
-from harness.serving.link import EngineLink
-from harness.serving.options import Ready, Service
+from harness.serving.options import InstanceReady, Ready, Service
 from harness.serving.pipe import Connection
 from harness.serving.refusal import ApiError
-from harness.serving.warmup import warm_up
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 2048
@@ -52,54 +52,59 @@ class _Uvicorn(uvicorn.Server):
 
 
 class RunningServer:
-    """One server on a bound listener and an engine process whose slots are open."""
+    """One server on a bound listener and engine processes whose slots are open."""
 
     def __init__(
         self,
         service: Service,
         words: Words,
-        process: EngineProcess,
+        crew: Crew,
         listener: socket.socket,
         load_s: float,
     ) -> None:
-        self.service, self.words, self.process = service, words, process
+        self.service, self.words, self.crew = service, words, crew
         self.listener, self.load_s = listener, load_s
         self.signals = 0
         self.told, self.told_twice = asyncio.Event(), asyncio.Event()
 
     def ready(self) -> Ready:
         spec = self.service.spec
+        instances = [
+            InstanceReady(pid=pid, cpus=one.cpus)
+            for pid, one in zip(self.crew.pids, self.service.places, strict=True)
+        ]
         return Ready(
             url=_url(self.listener),
             model=self.service.name,
             pid=os.getpid(),
-            engine_pid=self.process.pid,
+            engine_pid=instances[0].pid,
             engine=spec.engine,
             dtype=spec.dtype,
-            cpus=spec.cpus,
+            cpus=[cpu for one in instances for cpu in one.cpus],
             driver_cpus=self.service.driver_cpus,
             setting=self.service.setting,
             load_s=self.load_s,
+            instances=instances,
             text=self.words.reason,
         )
 
     async def run(self, announce: Announce, say: Say) -> Exit:
-        """Warm up, serve, drain. Raises EngineFailed where the engine dies before it served."""
+        """Warm up, serve, drain. Raises EngineFailed where an engine dies before it served."""
         for number in _SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
         service = self.service
-        link = EngineLink(
-            self.process, service.setting, service.max_waiting, service.step_timeout_s
+        link = Dispatcher(
+            self.crew.processes, service.setting, service.max_waiting, service.step_timeout_s
         )
-        await link.connect()
         try:
             say("warming up")
             if not await self._warmed_up(link):
                 return Exit.INTERRUPTED
             await self._serve(link, announce)
-            died = link.why_dead is not None
+            died = bool(link.dead)
         except ApiError as error:
-            raise EngineFailed(error.message, self.process.tail()) from error
+            tail = next((p.tail() for p in self.crew.processes if p.process.poll()), [])
+            raise EngineFailed(error.message, tail) from error
         finally:
             link.close()
         if self.signals > 1:
@@ -112,9 +117,9 @@ class RunningServer:
         if self.signals > 1:
             self.told_twice.set()
 
-    async def _warmed_up(self, link: EngineLink) -> bool:
+    async def _warmed_up(self, link: Dispatcher) -> bool:
         """True when warm; False where it was told to end before."""
-        warm = asyncio.ensure_future(warm_up(link, self.service.vocabulary))
+        warm = asyncio.ensure_future(link.start(self.service.vocabulary))
         told = asyncio.ensure_future(self.told.wait())
         await asyncio.wait((warm, told), return_when=asyncio.FIRST_COMPLETED)
         told.cancel()
@@ -124,7 +129,7 @@ class RunningServer:
         warm.result()
         return True
 
-    async def _serve(self, link: EngineLink, announce: Announce) -> None:
+    async def _serve(self, link: Dispatcher, announce: Announce) -> None:
         ready = self.ready()
         config = uvicorn.Config(
             make_app(Face(self.service, self.words, link, ready)),
@@ -149,12 +154,11 @@ class RunningServer:
         http.force_exit = self.signals > 1
         await listening
 
-    async def _drain(self, link: EngineLink) -> None:
+    async def _drain(self, link: Dispatcher) -> None:
         """Take nothing new, and end when nothing is left, the time is over, or at once."""
         limit = self.service.drain_s
-        link.why_closed = ApiError(
-            503, "the server is shutting down", code="shutting_down", retry_after_s=limit
-        )
+        why = "the server is shutting down"
+        link.shut(ApiError(503, why, code="shutting_down", retry_after_s=limit))
         emptied = asyncio.ensure_future(link.emptied(limit))
         twice = asyncio.ensure_future(self.told_twice.wait())
         await asyncio.wait((emptied, twice), return_when=asyncio.FIRST_COMPLETED)

@@ -1,8 +1,8 @@
-"""The server process: starts the pinned engine, listens on the CPUs beside it, drains, ends.
+"""The server process: starts the pinned engines, listens on the CPUs beside them, drains, ends.
 
 How it ends: after SIGTERM or SIGINT new requests get 503, those that are here have `drain_s`, and
-the exit code is 0. At a second signal it ends at once. Where the engine died the server stays, to
-say so (503), until it is told to end; the exit code is 1 then.
+the exit code is 0. At a second signal it ends at once. Where an engine died the server stays, with
+the others or to say so (503), until it is told to end; the exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from harness import engines, wire
+from harness.crew import Crew
 from harness.engine_process import EngineFailed, EngineProcess
+from harness.engines import EngineSpec
 from harness.errors import ArmbenchError, Exit
 from harness.serving.options import Ready, ServeOptions, Service
 from harness.serving.resolve import Say, resolve
@@ -54,13 +58,11 @@ def run(service: Service, announce: Announce, say: Say) -> Exit:
 
     words = Words(Path(service.spec.checkpoint))
     with _listener(service) as listener, _on_cpus(service.driver_cpus):
-        spec = service.spec
-        variables = engines.module(spec.engine).environment(spec.cpus, spec.options)
         try:
-            with EngineProcess(spec.cpus, variables, service.memory_nodes) as process:
+            with _crew(service) as crew:
                 say("loading the engine")
-                load_s = _load(process, service, words)
-                server = RunningServer(service, words, process, listener, load_s)
+                load_s = _load(crew, service, words)
+                server = RunningServer(service, words, crew, listener, load_s)
                 return asyncio.run(server.run(announce, say))
         except EngineFailed as error:
             raise ServerFailed(
@@ -78,12 +80,29 @@ def check_packages() -> None:
         )
 
 
-def _load(process: EngineProcess, service: Service, words: Words) -> float:
-    """Load the engine and open its slots; seconds that loading took."""
-    loaded = process.ask(wire.Load(service.spec), wire.Loaded, service.load_timeout_s)
+def _crew(service: Service) -> Crew:
+    """An engine process for each instance of `service`."""
+    spec = service.spec
+    nodes = {tuple(one.cpus): one.memory_nodes for one in service.places}
+
+    def start(own: EngineSpec) -> EngineProcess:
+        variables = engines.module(own.engine).environment(own.cpus, own.options)
+        return EngineProcess(own.cpus, variables, nodes[tuple(own.cpus)])
+
+    return Crew([replace(spec, cpus=one.cpus) for one in service.places], start)
+
+
+def _load(crew: Crew, service: Service, words: Words) -> float:
+    """Load the engines and open their slots; seconds that loading took, of the slowest."""
     asked = wire.Serve(service.setting, service.max_waiting, words.eos)
-    process.ask(asked, wire.Done, service.load_timeout_s)
-    return loaded.seconds
+
+    def load(number: int, process: EngineProcess) -> float:
+        limit_s = service.load_timeout_s
+        loaded = process.ask(wire.Load(crew.specs[number]), wire.Loaded, limit_s)
+        process.ask(asked, wire.Done, limit_s)
+        return loaded.seconds
+
+    return max(crew.each(load))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import random
 import time
 
 from harness.serving.link import EngineLink
-from harness.serving.meters import Meters
 from harness.serving.refusal import ApiError
 from harness.serving.scheduler import Finish
 
@@ -36,8 +35,8 @@ class _Ended:
 async def warm_up(link: EngineLink, vocabulary: int) -> None:
     """One prompt of a whole chunk, then rounds of a request for each slot, which share a chunk.
 
-    There are rounds until two neighbours take as long, or it has been enough. Nothing of it stays
-    in journal and meters. Raises ApiError where the engine fails.
+    There are rounds until two neighbours take as long, or it has been enough. Raises ApiError where
+    the engine fails.
     """
     numbers = random.Random(0)
     total = await _round(link, 1, vocabulary, numbers)
@@ -48,8 +47,6 @@ async def warm_up(link: EngineLink, vocabulary: int) -> None:
         if abs(seconds - before) < _SAME * seconds or total > _ENOUGH_S:
             break
         before = seconds
-    link.journal.mark()
-    link.meters = Meters(link.setting)
 
 
 async def _round(link: EngineLink, count: int, vocabulary: int, numbers: random.Random) -> float:
