@@ -98,6 +98,21 @@ def new_result(spec: plan.Spec, resolved: Plan, machine: Machine, model: Checkpo
     )
 
 
+def open_checkpoint(name: str, listener: Listener) -> Checkpoint:
+    """The checkpoint of that name; synthetic weights are written where it is a built-in shape's.
+
+    Raises ArmbenchError where there is none.
+    """
+
+    def progress(done: int, total: int) -> None:
+        listener.phase("writing synthetic weights", done / total)
+
+    listener.phase("opening the checkpoint")
+    model = checkpoints.resolve(name, progress=progress)
+    listener.phase("hashing the weights")
+    return model
+
+
 def new_run(spec: plan.Spec, machine: Machine, results: Path, listener: Listener) -> EngineRun:
     """A new run, its result file not yet written.
 
@@ -117,12 +132,7 @@ def new_run(spec: plan.Spec, machine: Machine, results: Path, listener: Listener
     path = store.new_path(results, machine_slug(machine), resolved.name, now)
     listener.started(machine, resolved)
 
-    def progress(done: int, total: int) -> None:
-        listener.phase("writing synthetic weights", done / total)
-
-    listener.phase("opening the checkpoint")
-    model = checkpoints.resolve(spec.model, progress=progress)
-    listener.phase("hashing the weights")
+    model = open_checkpoint(spec.model, listener)
     return EngineRun(new_result(spec, resolved, machine, model), path, model, listener)
 
 

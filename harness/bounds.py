@@ -14,7 +14,7 @@ from harness.records.run import Case, Result, Stored
 from harness.units import format_cpu_list
 
 # Types that products of a compute type may be carried out in: a library is free to widen them.
-_MAY_BE = {"f32": ("f32",), "bf16": ("bf16", "f32"), "i8": ("i8", "bf16", "f32")}
+MAY_BE = {"f32": ("f32",), "bf16": ("bf16", "f32"), "i8": ("i8", "bf16", "f32")}
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
@@ -77,10 +77,10 @@ def of_case(result: Result, case: Case) -> Bounds | None:
     for one in measured(result, case):
         if isinstance(one, Ceilings):
             reads.append(one.read_bytes_per_s)
-            ops += [one.ops_per_s(kind) for kind in _MAY_BE.get(stored.compute, ())]
+            ops += [one.ops_per_s(kind) for kind in MAY_BE.get(stored.compute, ())]
         else:
             reads.append(one.values.get("read"))
-            ops += [one.values.get(kind) for kind in _MAY_BE.get(stored.compute, ())]
+            ops += [one.values.get(kind) for kind in MAY_BE.get(stored.compute, ())]
     return Bounds(
         footprint=found,
         read_bytes_per_s=max(filter(None, reads), default=None),

@@ -53,7 +53,7 @@ class Calibrator:
             self.build = None  # measuring says why
         for cpus in self.cpusets():
             if not any(c.cpus == format_cpu_list(cpus) for c in self.result.ceilings):
-                self.result.ceilings.append(self._ceilings(cpus))
+                self.result.ceilings.append(self.ceilings_of(cpus))
         self._calibrate("before")
 
     def after(self) -> None:
@@ -62,7 +62,7 @@ class Calibrator:
             self.say("ceilings once more, for drift")
             self._calibrate("after")
 
-    def _ceilings(self, cpus: list[int]) -> Ceilings:
+    def ceilings_of(self, cpus: list[int]) -> Ceilings:
         """Those of a fresh survey where they still hold, else measured now in the short form."""
         machine = self.result.machine
         if self.build is not None:

@@ -10,7 +10,7 @@ from harness.records.run import LoadPoint, Plan
 from harness.units import format_duration
 
 # Starting a process and importing its runtime, beyond what the engine counts as loading.
-_START_S = 2.0
+START_S = 2.0
 _WARMUPS = 2
 _WARMUP_STEPS = 8
 # The lengths below which a measurement says little: the order in which they give way.
@@ -28,10 +28,15 @@ class Speed(Struct, frozen=True):
 def trial_seconds(load: LoadPoint, speed: Speed) -> float:
     """Estimated seconds of one trial: start, load, warm-up and its requests."""
     if load.serving is not None:
-        return _START_S + speed.load_s + served_seconds(load)
-    warm = _WARMUPS * (speed.prefill_s + min(_WARMUP_STEPS, load.output_tokens) * speed.step_s)
-    request = speed.prefill_s + (load.output_tokens - 1) * speed.step_s
-    return _START_S + speed.load_s + warm + load.requests * request
+        return START_S + speed.load_s + served_seconds(load)
+    return batch_seconds(speed, load.output_tokens, load.requests)
+
+
+def batch_seconds(speed: Speed, output_tokens: int, requests: int) -> float:
+    """Estimated seconds of a trial that passes `requests` batches one after the other."""
+    warm = _WARMUPS * (speed.prefill_s + min(_WARMUP_STEPS, output_tokens) * speed.step_s)
+    request = speed.prefill_s + (output_tokens - 1) * speed.step_s
+    return START_S + speed.load_s + warm + requests * request
 
 
 def served_seconds(load: LoadPoint) -> float:

@@ -38,7 +38,7 @@ class Listener(Protocol):
 
 
 @contextmanager
-def _on_cpus(cpus: Sequence[int]) -> Iterator[None]:
+def on_cpus(cpus: Sequence[int]) -> Iterator[None]:
     """This process on `cpus` for as long as it drives; on its old ones afterwards."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
@@ -133,7 +133,7 @@ class Run:
 
 def execute(run: Run) -> Result:
     """Prepare and measure, with this process on the driver's CPUs; the finished result."""
-    with _on_cpus(run.plan.driver_cpus):
+    with on_cpus(run.plan.driver_cpus):
         try:
             run.save()
             run.prepare()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from harness.metrics import served, together, valid_trials
 from harness.records.run import Case, KernelPath, PlacementProof, Result, Trial
@@ -239,6 +239,14 @@ def kernel_warnings(result: Result) -> list[str]:
     return found
 
 
+def _check_warnings(result: Result) -> Iterator[str]:
+    for check in result.checks:
+        if check.ok is not True:
+            name = f"{check.variant.engine} {check.variant.dtype}"
+            what = "could not be checked" if check.ok is None else "is outside the quality bounds"
+            yield f"{name} {what}: {check.reason}"
+
+
 def warnings(result: Result) -> list[str]:
     """Everything a reader must know beside the table, most important first."""
     found: list[str] = []
@@ -249,11 +257,7 @@ def warnings(result: Result) -> list[str]:
         found.append("synthetic weights: right for speed, meaningless for quality")
     if any(case.variant.engine == "fake" for case in result.plan.cases):
         found.append("the fake engine's figures are its options, not measurements")
-    for check in result.checks:
-        if check.ok is not True:
-            name = f"{check.variant.engine} {check.variant.dtype}"
-            what = "could not be checked" if check.ok is None else "is outside the quality bounds"
-            found.append(f"{name} {what}: {check.reason}")
+    found += dict.fromkeys(_check_warnings(result))
     found += above_ceilings(result)
     found += kernel_warnings(result)
     found += drifts(result)

@@ -21,11 +21,12 @@ from harness.cli import (
     run,
     serve,
     show,
+    tune,
 )
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
 _COMMANDS = (
-    *(run, load, serve, machine, ceilings, engines, show),
+    *(run, tune, load, serve, machine, ceilings, engines, show),
     *(compare, report, cost, prices, exchange, cache),
 )
 

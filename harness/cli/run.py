@@ -74,7 +74,8 @@ def add(commands: Any) -> None:
     run.set_defaults(handler=_run)
 
 
-def _truth(key: str, text: str) -> bool:
+def truth(key: str, text: str) -> bool:
+    """True or false. Raises ArmbenchError for anything else."""
     if text.lower() not in _BOOLEANS:
         raise ArmbenchError(f"--{key} is {text!r}", hint="give true or false")
     return _BOOLEANS[text.lower()]
@@ -94,7 +95,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         elif key in _INTEGER_LIST_KEYS:
             found[key] = [whole(key, part) for part in text.split(",") if part.strip()]
         elif key == "ceilings":
-            found[key] = _truth(key, text)
+            found[key] = truth(key, text)
         else:
             found[key] = whole(key, text) if key in _INTEGER_KEYS else text
     return found

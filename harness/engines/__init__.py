@@ -22,6 +22,8 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
   estimate of its peak memory while it serves, where not that of `slots` whole prompts at once;
 - `shared_bytes(dimensions, dtype, options)`, optional: how much of that memory is mapped from files
   that all processes here share, so that further instances do not take it again;
+- `TUNABLE`, optional: option name → values that `armbench tune` tries, each by itself beside the
+  defaults of the other options; such as `{"spinning": [True, False]}`;
 - `TRACE`, optional: variables that make its libraries tell which kernels they run. The engine then
   has `trace(work)`, which calls `work` and returns a KernelPath.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -30,11 +31,13 @@ OPTIONS: Mapping[str, Any] = {
     "prefill_s_per_token": 1e-5,
     "step_s": 1e-3,
     "row_s": 0.0,  # more for each sequence that decodes in a step
+    "curve": "",  # steps per second by threads instead of step_s, such as 1:17,2:33,8:92.8
     "memory_bytes": 64 * 2**20,
     "fault": "",  # crash, hang, error, out-of-memory or stray (a thread off its CPUs)
     "fault_step": 8,  # the decode step at which it happens
     "fault_dtype": "",  # only for this dtype, else for all
 }
+_CURVE_POINT = re.compile(r"(\d{1,6}):(\d{1,9}(?:\.\d{1,9})?)")
 FAULTS = ("crash", "hang", "error", "out-of-memory", "stray")
 serves = True
 
@@ -57,6 +60,32 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise unknown_name("fault", options["fault"], FAULTS)
     if min(options[name] for name in ("prefill_s_per_token", "step_s", "row_s")) < 0:
         raise ArmbenchError("the fake engine's times must not be negative", hint="give seconds")
+    parse_curve(options["curve"])
+
+
+def parse_curve(text: str) -> dict[int, float]:
+    """Steps per second by threads, from `1:17,2:33`; empty for no text.
+
+    Raises ArmbenchError where it is no such list.
+    """
+    found: dict[int, float] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        match = _CURVE_POINT.fullmatch(part)
+        if match is None or not int(match[1]) or not float(match[2]):
+            raise ArmbenchError(
+                f"the fake engine's curve has {part[:40]!r}", hint="write it like 1:17,2:33"
+            )
+        found[int(match[1])] = float(match[2])
+    return found
+
+
+def step_seconds(options: Mapping[str, Any], threads: int) -> float:
+    """Seconds of a decode step: by the curve at the nearest count that is not above `threads`."""
+    curve = parse_curve(options["curve"])
+    if not curve:
+        return float(options["step_s"])
+    known = max((n for n in curve if n <= threads), default=min(curve))
+    return 1 / curve[known]
 
 
 def stored(dtype: str, options: Mapping[str, Any]) -> None:
@@ -82,6 +111,7 @@ class FakeEngine:
         self.last = np.zeros(0, dtype=np.int64)
         self.lengths: SlotLengths | None = None
         self.threads = _Threads(spec.cpus)
+        self.step_s = step_seconds(spec.options, len(spec.cpus))
         only = spec.options["fault_dtype"]
         self.fault = spec.options["fault"] if only in ("", spec.dtype) else ""
 
@@ -115,7 +145,7 @@ class FakeEngine:
             self.steps += 1
             if self.fault and self.steps == options["fault_step"]:
                 _fail(self.fault)
-            seconds += options["step_s"] + options["row_s"] * decoding
+            seconds += self.step_s + options["row_s"] * decoding
         self.threads.compute(seconds)
 
     def allocate(self, batch: int, context: int) -> None:

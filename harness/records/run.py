@@ -22,6 +22,7 @@ from harness.records.load import (
 from harness.records.machine import Conditions, Finding, Machine
 from harness.records.model import Dimensions
 from harness.records.money import Price
+from harness.records.tune import Tune
 
 SCHEMA = 1
 
@@ -479,6 +480,7 @@ class Result(Struct, kw_only=True):
     capacities: list[Capacity] = field(default_factory=list)
     origin: Origin | None = None  # None where armbench measured it
     extra: dict[str, Any] = field(default_factory=dict)  # of another tool, without a counterpart
+    tune: Tune | None = None  # where the cases are those of a search
 
     @property
     def basis(self) -> str:

@@ -49,12 +49,16 @@ class ProgressListener:
         self.out.print(Text(text if self.out.is_terminal else f"{stamp} {text}"))
 
     def started(self, machine: Machine, plan: Plan) -> None:
+        self.show_machine(machine)
+        show_plan(plan, self.out)
+
+    def show_machine(self, machine: Machine) -> None:
+        """What it runs on, and in which state that is."""
         if self.out.is_terminal:
             self.out.print(machine_card(machine, read_conditions()))
         else:
             for line in machine_lines(machine, read_conditions()):
                 self.say(line)
-        show_plan(plan, self.out)
 
     def phase(self, text: str, done: float | None = None) -> None:
         if self.bar is not None and self.task is not None:

@@ -23,6 +23,7 @@ from harness.reports.sheet import (
     tokens_text,
     warnings,
 )
+from harness.reports.tune import tune_sheets
 from harness.units import format_bytes, format_cpu_list, format_duration
 
 PLAIN_WIDTH = 200
@@ -64,10 +65,19 @@ def show_sheet(sheet: Sheet, out: Console) -> None:
 def show_result(result: Result, out: Console) -> None:
     """The table of `result`, its notes, and what must be read with it."""
     batched = any(case.load.serving is None for case in result.plan.cases)
-    for sheet in [*([run_sheet(result)] if batched else []), *serving_sheets(result)]:
+    sheets = [*([run_sheet(result)] if batched else []), *serving_sheets(result)]
+    for sheet in [*sheets, *tune_sheets(result)]:
         show_sheet(sheet, out)
     for note in notes(result):
         out.print(Text(note), style="dim")
+    for warning in warnings(result):
+        out.print(Text(f"warning: {warning}"), style="yellow")
+
+
+def show_tune(result: Result, out: Console) -> None:
+    """The answer of a search, and what must be read with it."""
+    for sheet in tune_sheets(result):
+        show_sheet(sheet, out)
     for warning in warnings(result):
         out.print(Text(f"warning: {warning}"), style="yellow")
 
