@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from harness.model.footprint import Footprint, ModelShape, Quantisation, weight_format
 from harness.records.ceilings import Calibration, Ceilings
@@ -39,17 +40,16 @@ def footprint(result: Result, case: Case) -> Footprint | None:
     stored = stored_of(result, case)
     if stored is None or result.model.sizes is None:
         return None
-    return footprint_of(stored, result.model.sizes)
+    return as_stored(result.model.sizes, stored)
 
 
-def footprint_of(stored: Stored, sizes: Dimensions) -> Footprint:
-    """What a token costs an engine that keeps a model of these sizes so."""
-    body = Quantisation.of(stored.body)
-    head = weight_format(stored.head) if stored.head else None
+def as_stored(sizes: Dimensions, stored: Stored) -> Footprint:
+    """What a token costs a model of `sizes` that is kept as `stored` says."""
+    weights = Quantisation.of(stored.body)
+    if stored.head:
+        weights = replace(weights, head=weight_format(stored.head))
     return Footprint(
-        shape=ModelShape(sizes),
-        weights=Quantisation(body=body.body, head=head, rest=body.rest),
-        kv_element_bytes=stored.kv_element_bytes,
+        shape=ModelShape(sizes), weights=weights, kv_element_bytes=stored.kv_element_bytes
     )
 
 

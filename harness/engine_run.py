@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from harness import (
     agreement,
+    cache,
     conversion,
     engines,
     evidence,
@@ -111,6 +112,7 @@ class EngineRun(Run):
             threads = {"OMP_NUM_THREADS": str(len(self.plan.cpus))}
             with EngineProcess(self.plan.cpus, threads) as process:
                 process.ask(asked, wire.Done, _FIRST_TIMEOUT_S)
+        cache.use(file)
         return file
 
     def prepare(self) -> None:
@@ -169,9 +171,8 @@ class EngineRun(Run):
         prepared = Prepared(spec, check, {})
         name = variant.label
         try:
-            self.listener.phase(f"{name}: converting the checkpoint, where it needs it")
             folder, check.prepare_s = conversion.prepare(
-                variant, self.model, self.fingerprint, self.plan.cpus
+                variant, self.model, self.fingerprint, self.plan.cpus, self.listener.phase
             )
             spec.prepared = str(folder) if folder else None
             self.listener.phase(f"{name}: comparing with the reference, then a short timing")

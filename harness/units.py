@@ -16,7 +16,7 @@ _BYTE_UNITS = {
     **{u: 2 ** (10 * (i + 1)) for i, u in enumerate(("kib", "mib", "gib", "tib"))},
     **{u: 2 ** (10 * (i + 1)) for i, u in enumerate("kmgt")},
 }
-_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
@@ -28,7 +28,7 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, examp
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in `text` such as `90s`, `1.5h` or `20m`; a bare number counts seconds.
+    """Seconds in `text` such as `90s`, `1.5h`, `20m` or `30d`; a bare number counts seconds.
 
     Raises ArmbenchError where `text` is no duration.
     """

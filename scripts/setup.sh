@@ -69,6 +69,7 @@ install_all() { # run|test
   if [ "$1" = test ]; then pip_install -r "$locks/test.txt"; fi
   say "armbench itself"
   pip_install --no-deps --no-build-isolation --editable "$repo"
+  "$repo/scripts/build-llamacpp" --cached # llama.cpp's binding, where it was built before
   "$venv/bin/python" -m compileall -q "$repo/harness" # where bytecode is not written on import
 }
 

@@ -32,12 +32,16 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "torch": ("torch", "float32", {}),
     "torch unpacked": ("torch", "float32", {"packed": False}),
     "torch bfloat16": ("torch", "bfloat16", {}),
+    "torch int8": ("torch", "int8", {}),
+    "torch int4": ("torch", "int4", {"kernel": "int4pack"}),
     "onnxruntime": ("onnxruntime", "float32", {}),
+    "onnxruntime int8": ("onnxruntime", "int8", {}),
+    "onnxruntime int4": ("onnxruntime", "int4", {}),
     "fake": ("fake", "float32", {"step_s": 0.0, "prefill_s_per_token": 0.0}),
 }
 TRIED = [
     *(("qwen2", name) for name in SETTINGS),
-    *(("qwen3", name) for name in ("torch", "onnxruntime")),
+    *(("qwen3", name) for name in ("torch", "onnxruntime", "onnxruntime int4")),
     *(("wide", name) for name in ("torch", "torch bfloat16")),
 ]
 

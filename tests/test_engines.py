@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from harness.records.run import Agreement, LoadPoint, Variant
 
 pytestmark = pytest.mark.engine
 CPUS = sorted(os.sched_getaffinity(0))[:2]
+LLAMACPP = pytest.param(
+    "llamacpp",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("llama_cpp") is None,
+        reason="llama.cpp's binding is not built here: run scripts/build-llamacpp",
+    ),
+)
 RIGHT = [
     ("torch", "float32", {}),
     ("torch", "float32", {"packed": False}),
@@ -29,7 +37,21 @@ RIGHT = [
     ("transformers", "float32", {}),
     ("transformers", "float32", {"cache": "static", "attention": "eager"}),
     ("transformers", "bfloat16", {}),
+    ("onnxruntime", "int8", {}),
+    ("onnxruntime", "int8", {"int8": "dynamic"}),
+    ("onnxruntime", "int4", {}),
+    ("onnxruntime", "int4", {"block_size": 32, "symmetric": False, "head": "int8"}),
+    ("onnxruntime", "int4", {"accuracy_level": 1, "head": "float32"}),
+    ("onnxruntime", "int4", {"exporter": "optimum"}),
+    ("onnxruntime_genai", "float32", {}),
+    ("onnxruntime_genai", "int8", {}),
+    ("onnxruntime_genai", "int4", {}),
+    ("torch", "int8", {}),
+    ("torch", "int4", {"kernel": "int4pack"}),
+    ("torch", "int4", {"kernel": "dyn_quant_4bit"}),
 ]
+# one scale for a whole batch's activations: there a row's tokens do depend on the others
+BY_ROW = [RIGHT[0], *(one for one in RIGHT[4:] if one[2].get("int8") != "dynamic")]
 
 
 def ids(value: Any) -> str:
@@ -117,7 +139,7 @@ def test_bfloat16_would_not_pass_for_float32(qwen3: Path, references: dict[str, 
     assert agreement.shortfalls(found, agreement.bounds("float32", "synthetic"))
 
 
-@pytest.mark.parametrize(("engine", "dtype", "options"), [RIGHT[0], *RIGHT[4:]], ids=ids)
+@pytest.mark.parametrize(("engine", "dtype", "options"), BY_ROW, ids=ids)
 def test_a_row_of_a_batch_gets_the_tokens_it_gets_alone(
     engine: str, dtype: str, options: dict[str, Any], qwen2: Path
 ) -> None:
@@ -137,7 +159,7 @@ def test_a_row_of_a_batch_gets_the_tokens_it_gets_alone(
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two allowed CPUs")
 @pytest.mark.parametrize("cpus", [CPUS, CPUS[::-1], CPUS[1:]], ids=str)
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", LLAMACPP])
 def test_every_compute_thread_is_on_a_cpu_of_its_own(
     engine: str, cpus: list[int], qwen3: Path
 ) -> None:

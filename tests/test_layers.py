@@ -15,6 +15,7 @@ LAYERS = {
     "errors": 0,
     "units": 0,
     "places": 0,
+    "packages": 0,
     "parent": 0,
     "records": 0,
     "machine": 1,
@@ -29,6 +30,7 @@ LAYERS = {
     "fleet": 1,
     "store": 1,
     "validity": 1,
+    "cache": 1,
     "fit": 1,
     "load.prompts": 1,
     "load.events": 1,
@@ -88,6 +90,7 @@ LAYERS = {
     "engine_process": 3,
     "crew": 3,
     "conversion": 3,
+    "abilities": 3,
     "load": 3,
     "tune": 4,
     "tune.intervals": 1,
@@ -113,7 +116,7 @@ LAYERS = {
     "cli": 6,
     "__main__": 6,
 }
-HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "optimum", "onnxruntime_genai"}
+HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "optimum", "onnxruntime_genai", "openvino"}
 
 
 def name_of(path: Path) -> str:

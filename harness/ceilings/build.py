@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from harness.cache import use
 from harness.errors import ArmbenchError
 from harness.places import cache_dir, kernel_dir
 
@@ -141,6 +142,8 @@ def build_kernels(
     text = "\0".join([hashed, machine, *command, version, *every])
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
     place = (cache or cache_dir() / "kernels") / key
+    if cache is None:
+        use(place)
     if found := _read(place):
         return found
     place.parent.mkdir(parents=True, exist_ok=True)

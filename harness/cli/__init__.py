@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 
 from harness import __version__
 from harness.cli import (
+    cache,
     ceilings,
     compare,
     cost,
+    engines,
     exchange,
     load,
     machine,
@@ -24,18 +26,8 @@ from harness.cli import (
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
 _COMMANDS = (
-    run,
-    tune,
-    load,
-    serve,
-    machine,
-    ceilings,
-    show,
-    compare,
-    report,
-    cost,
-    prices,
-    exchange,
+    *(run, tune, load, serve, machine, ceilings, engines, show),
+    *(compare, report, cost, prices, exchange, cache),
 )
 
 

@@ -160,7 +160,7 @@ def _execute(arguments: argparse.Namespace, spec: Spec | None) -> Exit:
 
 
 def _dry_run(spec: Spec, *, as_json: bool) -> Exit:
-    from harness import estimate, plan
+    from harness import conversion, estimate, plan
     from harness.model import checkpoint
     from harness.reports.terminal import console, show_dry_run
 
@@ -169,10 +169,16 @@ def _dry_run(spec: Spec, *, as_json: bool) -> Exit:
     resolved = plan.resolve(spec, machine, d)
     seconds = estimate.guess(resolved, d)
     memory = {case.id: plan.case_memory(case, d) for case in resolved.cases}
+    conversions = conversion.planned([case.variant for case in resolved.cases], d)
     if as_json:
         print_json(
-            {"plan": resolved, "estimated_seconds": seconds, "estimated_memory_bytes": memory}
+            {
+                "plan": resolved,
+                "estimated_seconds": seconds,
+                "estimated_memory_bytes": memory,
+                "conversions": conversions,
+            }
         )
     else:
-        show_dry_run(resolved, seconds, memory, console())
+        show_dry_run(resolved, seconds, memory, conversions, console())
     return Exit.FINE

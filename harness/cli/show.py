@@ -1,4 +1,4 @@
-"""Commands that run nothing: show, engines, plans, explain."""
+"""Commands that run nothing: show, plans, explain."""
 
 from __future__ import annotations
 
@@ -17,13 +17,9 @@ def add(commands: Any) -> None:
     show.add_argument("--instance", metavar="X", help="price as this cloud instance")
     add_output(show)
     show.set_defaults(handler=_show)
-    for name, text, handler in (
-        ("engines", "which engines there are, and what they need", _engines),
-        ("plans", "which plans are shipped", _plans),
-    ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("--json", action="store_true", help="print JSON")
-        command.set_defaults(handler=handler)
+    plans = commands.add_parser("plans", help="which plans are shipped")
+    plans.add_argument("--json", action="store_true", help="print JSON")
+    plans.set_defaults(handler=_plans)
     explain = commands.add_parser("explain", help="what a metric means")
     explain.add_argument("metric", nargs="?", help="its name; none lists them all")
     explain.set_defaults(handler=_explain)
@@ -40,29 +36,6 @@ def _show(arguments: argparse.Namespace) -> Exit:
     binding.derive(result)
     print_result(result, as_json=arguments.json)
     return Exit.INVALID if validity.invalid_cases(result) else Exit.FINE
-
-
-def _engines(arguments: argparse.Namespace) -> Exit:
-    from harness import engines
-
-    rows: list[dict[str, Any]] = [
-        {
-            "engine": name,
-            "missing": engines.missing_packages(name),
-            "dtypes": list(engines.module(name).DTYPES),
-            "options": dict(engines.module(name).OPTIONS),
-        }
-        for name in engines.names()
-    ]
-    if arguments.json:
-        print_json(rows)
-        return Exit.FINE
-    for row in rows:
-        missing = f"lacks {', '.join(row['missing'])}" if row["missing"] else "installed"
-        print(f"{row['engine']:<14} {missing:<30} {', '.join(row['dtypes'])}")
-        for key, value in row["options"].items():
-            print(f"{'':<14} --option {row['engine']}.{key}={value!r}")
-    return Exit.FINE
 
 
 def _plans(arguments: argparse.Namespace) -> Exit:

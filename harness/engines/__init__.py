@@ -10,7 +10,12 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `load(spec)`: the engine, ready; called in the pinned child only;
 - `check_options(options)`, optional: raises ArmbenchError for a value that it does not know;
 - `prepare(spec, folder)`, optional: converts the checkpoint once, in a child of its own;
-- `prepare_options(dtype, options)` beside it: what the conversion depends on;
+- `prepare_options(dtype, options)`, `prepare_packages(options)` and
+  `prepare_bytes(dimensions, dtype, options)` beside it: what the conversion depends on, what it
+  needs installed, and the (memory, disk) it takes at most;
+- `CONVERSION_OF`, optional: the engine that it shares conversions with;
+- `OPTION_HELP`, optional: the meaning of each option in one line;
+- `here(found)`, optional: what it can do on the machine of which `abilities.here` says `found`;
 - `stored(dtype, options)`, optional: how it keeps the model, where not in plain `dtype`;
 - `serves`, optional: True where its engine is a ServingEngine;
 - `serving_bytes(dimensions, dtype, slots, context, chunk, options)`, optional beside it: an
@@ -26,7 +31,6 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from msgspec import Struct, field
 
+from harness import packages
 from harness.errors import ArmbenchError, unknown_name
 from harness.model.architecture import Dimensions
 from harness.records.load import ServeSetting
@@ -183,7 +188,7 @@ def trace_environment(name: str) -> dict[str, str] | None:
 
 def missing_packages(name: str) -> list[str]:
     """Packages that engine `name` needs and that are not installed here."""
-    return [p for p in module(name).PACKAGES if importlib.util.find_spec(p) is None]
+    return packages.missing(module(name).PACKAGES)
 
 
 def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,14 @@ from harness.model.tokenizer import QWEN_SPLIT
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, vocabulary: int) -> None:
-    """The tokenizer of `folder`; ids beyond it, up to `vocabulary`, become unused tokens."""
+    """The tokenizer of `folder`; ids beyond it, up to `vocabulary`, become unused tokens.
+
+    A folder without one gives a file without one: llama.cpp computes with its token ids all the
+    same, but no server can turn text into them.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        writer.add_tokenizer_model("none")
+        return
     described = read_json(folder / "tokenizer.json")
     settings = _settings(folder)
     model, added = described.get("model"), described.get("added_tokens") or []

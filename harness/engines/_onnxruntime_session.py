@@ -13,46 +13,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
+from harness.engines._onnxruntime_keys import AFFINITIES, config_entries, from_one, kernel_path
+from harness.engines._onnxruntime_rows import number_of_rows
 from harness.engines._onnxruntime_slots import SessionSlots
 from harness.engines._slots import none_open
-from harness.engines._traces import read_profile
+from harness.engines.onnxruntime import uses_dynamic
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions, dimensions
-from harness.records.run import KernelPath, RuntimeThreads, Variant
-from harness.units import format_cpu_list, parse_cpu_list
+from harness.records.run import KernelPath, RuntimeThreads
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Feed, Logits, Tokens
 
-_AFFINITIES = "session.intra_op_thread_affinities"
-
 
 def session_options(cpus: list[int], options: dict[str, Any]) -> ort.SessionOptions:
-    """One thread on each of `cpus`; the first is the calling thread, which the caller pins.
-
-    Affinities are 1-based CPU ids, one group for each thread but the caller's (ONNX Runtime
-    C API, OrtSessionOptions `session.intra_op_thread_affinities`).
-    """
+    """One thread on each of `cpus`; the first is the calling thread, which the caller pins."""
     chosen = ort.SessionOptions()
     chosen.intra_op_num_threads = len(cpus)
     chosen.inter_op_num_threads = 1
     chosen.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    spinning = "1" if options["spinning"] else "0"
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    if options["block_base"]:
-        chosen.add_session_config_entry("session.dynamic_block_base", str(options["block_base"]))
-    if len(cpus) > 1:
-        groups = ";".join(str(cpu + 1) for cpu in cpus[1:])
-        chosen.add_session_config_entry(_AFFINITIES, groups)
+    for key, value in config_entries(cpus, options).items():
+        chosen.add_session_config_entry(key, value)
     return chosen
-
-
-def _from_one(group: str) -> str:
-    """CPUs counted from 0 of a group that counts from 1; the text itself where it is no list."""
-    try:
-        return format_cpu_list(cpu - 1 for cpu in parse_cpu_list(group))
-    except ArmbenchError:
-        return group
 
 
 class OnnxEngine:
@@ -61,6 +43,7 @@ class OnnxEngine:
     def __init__(self, spec: EngineSpec) -> None:
         if spec.prepared is None:
             raise ArmbenchError("the onnxruntime engine was given no converted checkpoint")
+        self.spec, self.folder = spec, Path(spec.prepared)
         config = json.loads((Path(spec.checkpoint) / "config.json").read_text())
         self.d: Dimensions = dimensions(config)
         os.sched_setaffinity(0, {spec.cpus[0]})
@@ -70,7 +53,7 @@ class OnnxEngine:
             chosen.enable_profiling = True
             chosen.profile_file_prefix = str(Path(self.profiles) / "trace")
         self.session = ort.InferenceSession(
-            str(Path(spec.prepared) / "model.onnx"), chosen, providers=["CPUExecutionProvider"]
+            str(self.folder / "model.onnx"), chosen, providers=["CPUExecutionProvider"]
         )
         inputs = {i.name for i in self.session.get_inputs()}
         self.positions = "position_ids" in inputs
@@ -88,9 +71,18 @@ class OnnxEngine:
                 "that all sequences of a batch have the same length",
                 hint="take exporter builder",
             )
+        if uses_dynamic(self.spec.dtype, self.spec.options):
+            raise ArmbenchError(
+                "int8 = 'dynamic' cannot serve: one scale for the activations of a whole step "
+                "makes a sequence's tokens depend on what else the step holds",
+                hint="take int8 = 'nbits'",
+            )
         self.cache = []
         self.binding = self.session.io_binding()  # lets go of the cache it was bound to
-        self.slots = SessionSlots(self.session, self.d, self.names, slots=slots, context=context)
+        together = number_of_rows(self.folder, session_options(self.spec.cpus, self.spec.options))
+        self.slots = SessionSlots(
+            self.session, self.d, self.names, slots=slots, context=context, together=together
+        )
 
     def step(self, feeds: Sequence[Feed]) -> list[int | None]:
         return self._open().step(feeds)
@@ -177,26 +169,20 @@ class OnnxEngine:
         """Operators of the optimised graph as ONNX Runtime's profile counts them."""
         work()
         try:
-            kernels, facts = read_profile(Path(self.session.end_profiling()).read_text())
+            path = kernel_path("onnxruntime", Path(self.session.end_profiling()), self.folder)
         finally:
             shutil.rmtree(self.profiles or "", ignore_errors=True)
-        if kernel := getattr(ort, "get_build_info", None):
-            facts["build"] = str(kernel())
-        return KernelPath(
-            variant=Variant(engine="onnxruntime", dtype="", threads=0),
-            source="ONNX Runtime profile",
-            kernels=kernels,
-            facts=facts | {"MLAS": "chooses its kernels by CPUID or HWCAP and does not tell them"},
-            reason=None if kernels else "the profile names no kernel",
-        )
+        if build := getattr(ort, "get_build_info", None):
+            path.facts["build"] = str(build())
+        return path
 
     def runtime(self) -> RuntimeThreads:
         chosen = self.session.get_session_options()
         several = chosen.intra_op_num_threads > 1
-        groups = chosen.get_session_config_entry(_AFFINITIES).split(";") if several else []
+        groups = chosen.get_session_config_entry(AFFINITIES).split(";") if several else []
         return RuntimeThreads(
             runtime="onnxruntime",
             compute=chosen.intra_op_num_threads,
             interop=chosen.inter_op_num_threads,
-            affinities=[_from_one(group) for group in groups],
+            affinities=[from_one(group) for group in groups],
         )

@@ -31,7 +31,11 @@ _FLOAT = np.dtype(np.float32)
 
 
 class SessionSlots:
-    """Slots on `session`, whose past and present have `names`."""
+    """Slots on `session`, whose past and present have `names`.
+
+    Single tokens are passed in multiples of `together` rows (`_onnxruntime_rows` says why), rows
+    of no meaning among them.
+    """
 
     def __init__(
         self,
@@ -41,12 +45,14 @@ class SessionSlots:
         *,
         slots: int,
         context: int,
+        together: int = 1,
     ) -> None:
-        self.session, self.names = session, names
+        self.session, self.names, self.together = session, names, together
         self.lengths = SlotLengths(slots, context, d.vocabulary)
-        self.cache = [self._zeros(slots, d.kv_heads, context, d.head) for _ in names]
-        # a run of single tokens writes to the first half, the n-th chunk to row n of the second
-        self.results = self._zeros(2 * slots, 1, d.vocabulary)
+        rows = slots + together - 1
+        self.cache = [self._zeros(rows, d.kv_heads, context, d.head) for _ in names]
+        # a run of single tokens writes to the first `rows`, the n-th chunk to the n-th after them
+        self.results = self._zeros(rows + slots, 1, d.vocabulary)
         self.rows: dict[int, int] = {}  # of slots that hold something
         self.bindings: dict[tuple[int, int], ort.IOBinding] = {}
         self.wanted: list[int] = []  # rows of `results`
@@ -64,7 +70,7 @@ class SessionSlots:
         # single tokens first: rows that run along must not hold anything that is not counted yet
         at = self._singles(singles) if singles else {}  # slot to row of `results`
         for number, feed in enumerate(f for f in feeds if len(f.tokens) > 1):
-            at[feed.slot] = len(self.lengths.held) + number
+            at[feed.slot] = len(self.results) - len(self.lengths.held) + number
             self._chunk(feed, at[feed.slot])
         self.lengths.passed(feeds)
         self.wanted = [at[f.slot] for f in feeds if f.wanted]
@@ -99,6 +105,7 @@ class SessionSlots:
             self._close_holes()
             rows = [self.rows[f.slot] for f in feeds]
         first, count = min(rows), max(rows) - min(rows) + 1
+        count += -count % self.together
         tokens = np.zeros((count, 1), dtype=np.int64)
         held = np.zeros(count, dtype=np.int64)
         for slot, row in self.rows.items():

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from harness.engines._openmp import read_openmp
 from harness.engines._slots import none_open
+from harness.engines._torch_quantised import KERNELS, AnyLinear, Int8Linear, chosen, has_kleidiai
 from harness.engines._torch_slots import SlotDecoder
 from harness.engines._traces import read_mkl, read_onednn
 from harness.model.architecture import Dimensions, dimensions
@@ -83,10 +85,17 @@ class Weights:
         return torch.cat([self[name] for name in names])
 
 
+def linear(weight: Tensor, bias: Tensor | None, kernel: str) -> AnyLinear:
+    """A layer on one of `_torch_quantised.KERNELS`, "packed" for oneDNN or "plain"."""
+    if kernel in KERNELS:
+        return KERNELS[kernel](weight, bias)
+    return Linear(weight, bias, packed=kernel == "packed")
+
+
 class Layer:
     """One decoder layer: query, key and value in one product, gate and up in one."""
 
-    def __init__(self, weights: Weights, index: int, d: Dimensions, *, packed: bool) -> None:
+    def __init__(self, weights: Weights, index: int, d: Dimensions, kernel: str) -> None:
         at = f"model.layers.{index}."
         attention, mlp = at + "self_attn.", at + "mlp."
         bias = (
@@ -95,14 +104,14 @@ class Layer:
         self.d = d
         self.norm_in = weights[at + "input_layernorm.weight"]
         self.norm_mid = weights[at + "post_attention_layernorm.weight"]
-        self.qkv = Linear(
-            weights.stacked(*(f"{attention}{n}_proj.weight" for n in "qkv")), bias, packed=packed
+        self.qkv = linear(
+            weights.stacked(*(f"{attention}{n}_proj.weight" for n in "qkv")), bias, kernel
         )
-        self.out = Linear(weights[attention + "o_proj.weight"], None, packed=packed)
-        self.gate_up = Linear(
-            weights.stacked(mlp + "gate_proj.weight", mlp + "up_proj.weight"), None, packed=packed
+        self.out = linear(weights[attention + "o_proj.weight"], None, kernel)
+        self.gate_up = linear(
+            weights.stacked(mlp + "gate_proj.weight", mlp + "up_proj.weight"), None, kernel
         )
-        self.down = Linear(weights[mlp + "down_proj.weight"], None, packed=packed)
+        self.down = linear(weights[mlp + "down_proj.weight"], None, kernel)
         self.qk_norm: Tensor | None = None
         if d.qk_norm:  # one scale per head: queries', then keys'
             q, k = weights[attention + "q_norm.weight"], weights[attention + "k_norm.weight"]
@@ -150,15 +159,25 @@ class Layer:
 class Decoder:
     """The whole model with a static KV cache for sequences of equal length."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, *, packed: bool) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, kernel: str) -> None:
         self.d = d = dimensions(json.loads((folder / "config.json").read_text()))
         weights = Weights(folder, dtype)
         self.dtype = dtype
-        self.embedding = weights["model.embed_tokens.weight"]
-        self.layers = [Layer(weights, i, d, packed=packed) for i in range(d.layers)]
+        embedding = weights["model.embed_tokens.weight"]
+        self.embed: Callable[[Tensor], Tensor]
+        if kernel in KERNELS:
+            table = Int8Linear(embedding, None)
+            self.embed = table.rows
+        else:
+            self.embed = partial(F.embedding, weight=embedding)
+        self.layers = [Layer(weights, i, d, kernel) for i in range(d.layers)]
         self.norm = weights["model.norm.weight"]
-        head = self.embedding if d.tied else weights["lm_head.weight"]
-        self.head = Linear(head, None, packed=packed)
+        self.head: AnyLinear
+        if kernel not in KERNELS:
+            head = embedding if d.tied else weights["lm_head.weight"]
+            self.head = linear(head, None, kernel)
+        else:
+            self.head = table if d.tied else Int8Linear(weights["lm_head.weight"], None)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.length = 0
@@ -182,7 +201,7 @@ class Decoder:
     def step(self, tokens: Tensor) -> Tensor:
         """Append `tokens` (batch, n) and return the last position's logits (batch, vocabulary)."""
         start, end = self.length, self.length + tokens.shape[1]
-        x = F.embedding(tokens, self.embedding)
+        x = self.embed(tokens)
         cos, sin = self.cos[start:end], self.sin[start:end]
         for layer, keys, values in zip(self.layers, self.keys, self.values, strict=True):
             q, k, v = layer.heads(x, cos, sin)
@@ -219,6 +238,15 @@ def _inference() -> Iterator[None]:
         yield
 
 
+_LINEAR = {
+    "packed": "oneDNN packed",
+    "plain": "torch.nn.functional.linear",
+    "int_mm": "aten::_int_mm",
+    "int4pack": "aten::_weight_int4pack_mm_for_cpu",
+    "dyn_quant_4bit": "aten::_dyn_quant_matmul_4bit",
+}
+
+
 class TorchEngine:
     """The engine protocol over `Decoder`."""
 
@@ -227,10 +255,13 @@ class TorchEngine:
         torch.set_num_interop_threads(1)
         self.told: list[str] = []  # in a traced process: what the libraries say of themselves
         with _inference(), _own_output() if spec.trace else nullcontext(self.told) as self.told:
-            self.packed = bool(spec.options["packed"]) and can_pack()
-            self.decoder = Decoder(
-                Path(spec.checkpoint), getattr(torch, spec.dtype), packed=self.packed
-            )
+            if spec.dtype in ("int8", "int4"):
+                self.kernel = chosen(spec.dtype, spec.options["kernel"])
+                dtype = torch.float32
+            else:
+                self.kernel = "packed" if spec.options["packed"] and can_pack() else "plain"
+                dtype = getattr(torch, spec.dtype)
+            self.decoder = Decoder(Path(spec.checkpoint), dtype, self.kernel)
         self.last = torch.empty(0)
         self.slots: SlotDecoder | None = None
 
@@ -278,8 +309,10 @@ class TorchEngine:
         facts: dict[str, Any] = {
             "torch": torch.__version__,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "linear": "oneDNN packed" if self.packed else "torch.nn.functional.linear",
+            "linear": _LINEAR[self.kernel],
         }
+        if self.kernel == "dyn_quant_4bit":
+            facts["reference"] = not has_kleidiai()
         if self.slots is not None:  # None: sums depend on the mix in their last bits
             facts["rows_with_bits_of_their_own_from"] = self.slots.fewest
         return facts

@@ -34,7 +34,8 @@ from harness.engines import Feed
 from harness.engines._slots import SlotLengths, untouched
 
 if TYPE_CHECKING:
-    from harness.engines._torch_decoder import Decoder, Linear
+    from harness.engines._torch_decoder import Decoder
+    from harness.engines._torch_quantised import AnyLinear
 
 _TILE = 64
 _QUERIES = 8
@@ -76,7 +77,7 @@ def fewest_rows(decoder: Decoder) -> int | None:
     return fewest if fewest <= _MOST_ROWS else None
 
 
-def _rows(linear: Linear, x: Tensor, residual: Tensor | None, start: int, end: int) -> Tensor:
+def _rows(linear: AnyLinear, x: Tensor, residual: Tensor | None, start: int, end: int) -> Tensor:
     """What `linear` gives for some rows of `x` by themselves."""
     part = x[start:end]
     return linear(part) if residual is None else linear.added_to(residual[start:end], part)
@@ -160,7 +161,7 @@ class SlotDecoder:
         count, heads = len(slots), self.d.heads
         at = positions[:count]
         cos, sin = self.cos[positions], self.sin[positions]
-        x = F.embedding(tokens, self.decoder.embedding)
+        x = self.decoder.embed(tokens)
         filler = x.new_zeros(tokens.shape[1] - count, heads * self.d.head)
         for layer, keys, values in zip(self.decoder.layers, self.keys, self.values, strict=True):
             qk, v = layer.project(x, cos, sin)

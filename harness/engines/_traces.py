@@ -23,7 +23,7 @@ _TYPE = re.compile(r"(src|wei|dst|src0|src1):(\w+)")
 LEAST_SHARE = 0.01
 
 
-class _Sums:
+class Sums:
     """Calls and seconds by kernel and types."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ def is_reference(name: str) -> bool:
 
 def read_onednn(lines: Iterable[str]) -> tuple[list[KernelSeen], dict[str, str]]:
     """Kernels, and what the library says of itself, from the lines of its verbose mode."""
-    sums, facts = _Sums(), {}
+    sums, facts = Sums(), {}
     for line in lines:
         if not line.startswith(_ONEDNN):
             continue
@@ -77,7 +77,7 @@ def read_onednn(lines: Iterable[str]) -> tuple[list[KernelSeen], dict[str, str]]
     return found, facts
 
 
-def _add_primitive(sums: _Sums, fields: list[str]) -> None:
+def _add_primitive(sums: Sums, fields: list[str]) -> None:
     """`fields` follow the word exec: engine, primitive, implementation, …, milliseconds."""
     try:
         primitive, implementation, took = fields[1], fields[2], float(fields[-1]) / 1e3
@@ -89,7 +89,7 @@ def _add_primitive(sums: _Sums, fields: list[str]) -> None:
 
 def read_mkl(lines: Iterable[str]) -> tuple[list[KernelSeen], dict[str, str]]:
     """Calls by function, and the library's version line, from MKL_VERBOSE."""
-    sums, facts = _Sums(), {}
+    sums, facts = Sums(), {}
     for line in lines:
         if match := _MKL.match(line):
             sums.add(f"MKL {match[1]}", "", float(match[2]) * _SECONDS[match[3]])
@@ -100,7 +100,7 @@ def read_mkl(lines: Iterable[str]) -> tuple[list[KernelSeen], dict[str, str]]:
 
 def read_profile(text: str) -> tuple[list[KernelSeen], dict[str, str]]:
     """Kernels by operator and provider from ONNX Runtime's profile. Raises ValueError."""
-    sums, providers = _Sums(), set()
+    sums, providers = Sums(), set()
     for event in json.loads(text):
         arguments = event.get("args", {})
         if event.get("cat") != "Node" or not str(event.get("name", "")).endswith("_kernel_time"):

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from harness.engine_process import child_environment
+from harness.engines._llamacpp_programs import find as llamacpp_program
 from harness.errors import ArmbenchError
 from harness.load.recipes import Recipe
 
@@ -21,6 +22,8 @@ def resolve(recipe: Recipe, binary: str | None = None) -> str:
     """The path of the recipe's program, or of `binary`. Raises ArmbenchError where it is none."""
     name = binary or recipe.command[0]
     found = shutil.which(Path(name).expanduser())
+    if binary is None and name == "llama-server":
+        found = llamacpp_program(name)
     if found is None:
         where = "is no program" if os.sep in name else "is not on PATH"
         raise ArmbenchError(f"{recipe.title} is needed, but {name} {where}", hint=recipe.install)

@@ -102,6 +102,7 @@ class Watch:
         self.first: dict[str, _Sample] = {}
         self.last: dict[str, _Sample] = {}
         self.affinities: dict[str, Counter[str]] = {}
+        self.working: dict[str, Counter[str]] = {}  # at samples before which it had worked
         self.seen: dict[str, set[int]] = {}
         self.samples = 0
         self.seconds = 0.0
@@ -141,6 +142,15 @@ class Watch:
             self.affinities.setdefault(task.name, Counter())[now.affinity] += 1
             if before is not None and now.cpu_ns > before.cpu_ns:
                 self.seen.setdefault(task.name, set()).add(now.cpu)
+                self.working.setdefault(task.name, Counter())[now.affinity] += 1
+
+    def _affinity(self, tid: str) -> str:
+        """Where thread `tid` was allowed while it worked, most often; else where it is now.
+
+        OpenVINO binds its threads for as long as they work, and lets go of them in between.
+        """
+        worked = self.working.get(tid)
+        return worked.most_common(1)[0][0] if worked else self.last[tid].affinity
 
     def _threads(self) -> list[ThreadSeen]:
         found = []
@@ -149,7 +159,7 @@ class Watch:
             found.append(
                 ThreadSeen(
                     name=last.name,
-                    affinity=last.affinity,
+                    affinity=self._affinity(tid),
                     cpu_s=(last.cpu_ns - first.cpu_ns) / NS_PER_S,
                     ran_on=sorted(self.seen.get(tid, ())),
                     migrations=_rise(first.migrations, last.migrations),

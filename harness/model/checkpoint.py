@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from harness import places
+from harness import cache, places
 from harness.errors import ArmbenchError, unknown_name
 from harness.model import synthetic
 from harness.model.architecture import Dimensions, dimensions, parameters, tensor_shapes
@@ -266,6 +266,7 @@ def resolve(model: str, *, progress: Callable[[int, int], None] | None = None) -
                     progress(done, total)
 
             synthetic.build(target, config, progress=advance)
+        cache.use(target)
         synthetic.renew_tokenizer(target)
         return open_folder(target, name=name)
     if _HUB_ID.fullmatch(model) and not model.startswith((".", "/")):

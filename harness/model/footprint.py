@@ -21,7 +21,8 @@ class WeightFormat(Struct, frozen=True, kw_only=True):
     """How a matrix is stored: `bits` per weight, and scale and zero point per group.
 
     `group` is the number of weights along the input that share one scale: 0 is a whole row (one
-    output channel), None is a format without scales. Zero points are packed row by row.
+    output channel), None is a format without scales. Zero points are packed row by row. A matrix
+    whose rows are no multiple of `group` is stored in the format `otherwise`, where one is named.
     """
 
     name: str
@@ -29,12 +30,20 @@ class WeightFormat(Struct, frozen=True, kw_only=True):
     group: int | None = None
     scale_bits: int = 0
     zero_bits: int = 0
+    otherwise: str | None = None
+
+    def taken(self, columns: int) -> WeightFormat:
+        """The format that a matrix with `columns` inputs is really stored in."""
+        odd = self.otherwise is not None and self.group and columns % self.group
+        return FORMATS[self.otherwise] if odd and self.otherwise else self
 
     def bytes(self, rows: int, columns: int) -> int:
         """Stored bytes of a matrix with `rows` outputs and `columns` inputs."""
+        if (taken := self.taken(columns)) is not self:
+            return taken.bytes(rows, columns)
         if self.group is None:
             return rows * _whole_bytes(columns * self.bits)
-        group = self.group or columns
+        group = self.group or columns or 1  # there are matrices of no columns: experts of none
         groups = -(-columns // group)
         padded = groups * group if self.group else columns  # the last group is stored whole
         row = _whole_bytes(padded * self.bits) + _whole_bytes(groups * self.zero_bits)
@@ -46,9 +55,21 @@ def _whole_bytes(bits: int) -> int:
 
 
 def _format(
-    name: str, bits: int, group: int | None = None, scale: int = 0, zero: int = 0
+    name: str,
+    bits: int,
+    group: int | None = None,
+    scale: int = 0,
+    zero: int = 0,
+    otherwise: str | None = None,
 ) -> WeightFormat:
-    return WeightFormat(name=name, bits=bits, group=group, scale_bits=scale, zero_bits=zero)
+    return WeightFormat(
+        name=name,
+        bits=bits,
+        group=group,
+        scale_bits=scale,
+        zero_bits=zero,
+        otherwise=otherwise,
+    )
 
 
 FORMATS: dict[str, WeightFormat] = {
@@ -59,15 +80,23 @@ FORMATS: dict[str, WeightFormat] = {
         _format("bfloat16", 16),
         _format("int8", 8, 0, 32),  # one float32 scale per output channel
         _format("int8-channel-zero", 8, 0, 32, 8),
-        _format("int8-g32", 8, 32, 32),
-        _format("int4-g32", 4, 32, 32),  # ONNX Runtime MatMulNBits, float32 model, symmetric
-        _format("int4-g32-zero", 4, 32, 32, 4),
-        _format("int4-g128", 4, 128, 32),
+        *(  # ONNX Runtime's MatMulNBits in a float32 model, symmetric and with zero points
+            _format(f"int{bits}-g{group}{end}", bits, group, 32, zero)
+            for bits in (8, 4)
+            for group in (16, 32, 64, 128, 256)
+            for end, zero in (("", 0), ("-zero", bits))
+        ),
         _format("int4-g32-f16", 4, 32, 16),
         _format("int4-g128-f16", 4, 128, 16),
         _format("int4-channel", 4, 0, 32),  # KleidiAI, one scale per output channel
         _format("q8_0", 8, 32, 16),  # llama.cpp block: 32 weights, one half-float scale
         _format("q4_0", 4, 32, 16),
+        _format("q5_0", 5, 32, 16),
+        # super-blocks of 256: q4_k has two half floats, eight 6-bit scales and minima (16 bytes),
+        # q6_k one half float and sixteen int8 scales (18). Sources: ggml's ggml-common.h for the
+        # blocks, tensor_type_fallback of llama.cpp's llama-quant.cpp for rows they do not divide.
+        _format("q4_k", 4, 256, 128, otherwise="q5_0"),
+        _format("q6_k", 6, 256, 144, otherwise="q8_0"),
     )
 }
 
@@ -82,30 +111,54 @@ def weight_format(name: str) -> WeightFormat:
 class Quantisation(Struct, frozen=True, kw_only=True):
     """Which format each part of the model is stored in.
 
-    `head` and `embedding` follow `body` where they are None; `rest` is norms and biases.
+    `head` and `embedding` follow `body` where they are None; `rest` is norms and biases. `more` is
+    the format of the value and down projections of the layers that `favoured_layers` counts; None
+    gives them no other.
     """
 
     body: WeightFormat
     head: WeightFormat | None = None
     embedding: WeightFormat | None = None
     rest: WeightFormat = FORMATS["float32"]
+    more: WeightFormat | None = None
 
     @staticmethod
     def of(spec: str | WeightFormat | Quantisation) -> Quantisation:
-        """`spec` itself, or the scheme that keeps every matrix in the one format named."""
+        """`spec` itself, the scheme of that name, or one that keeps all matrices in one format."""
         if isinstance(spec, Quantisation):
             return spec
+        if isinstance(spec, str) and spec in SCHEMES:
+            return SCHEMES[spec]
         body = weight_format(spec) if isinstance(spec, str) else spec
         rest = body if body.group is None else FORMATS["float32"]
         return Quantisation(body=body, rest=rest)
 
 
+# Files of llama.cpp that are more than one format: norms and biases stay whole, and q4_k_m is a
+# mixture. Source: llama_tensor_get_type_impl of llama.cpp's llama-quant.cpp.
+SCHEMES: dict[str, Quantisation] = {
+    "gguf-f16": Quantisation(body=FORMATS["float16"]),
+    "gguf-bf16": Quantisation(body=FORMATS["bfloat16"]),
+    "q4_k_m": Quantisation(body=FORMATS["q4_k"], head=FORMATS["q6_k"], more=FORMATS["q6_k"]),
+}
+
+
+def favoured_layers(layers: int) -> int:
+    """Of `layers`, those whose value and down projections llama.cpp's mixtures give more bits.
+
+    The first and the last eighth, and every third between (use_more_bits of llama-quant.cpp).
+    """
+    first, last = layers // 8, 7 * layers // 8
+    return sum(i < first or i >= last or (i - first) % 3 == 2 for i in range(layers))
+
+
 class _Matrix(Struct, frozen=True):
-    """`count` matrices of `rows` outputs by `columns` inputs."""
+    """`count` matrices of `rows` outputs by `columns` inputs, of which some are `favoured`."""
 
     rows: int
     columns: int
     count: int = 1
+    favoured: int = 0
 
     @property
     def weights(self) -> int:
@@ -165,12 +218,19 @@ class ModelShape(Struct, frozen=True):
 
         A tied embedding counts once unless the scheme keeps it in a format of its own.
         """
+        return sum(self.bytes_by_format(spec).values())
+
+    def bytes_by_format(self, spec: str | WeightFormat | Quantisation) -> dict[str, int]:
+        """The bytes of `weight_bytes` by the name of the format that they are stored in."""
         scheme = Quantisation.of(spec)
         head, embedding = scheme.head or scheme.body, scheme.embedding or scheme.body
         once = self.sizes.tied and (scheme.embedding is None or embedding == head)
-        total = self._bytes(scheme, self._body(self.sizes.experts))
-        total += head.bytes(self.sizes.vocabulary, self.sizes.hidden)
-        return total + (0 if once else embedding.bytes(self.sizes.vocabulary, self.sizes.hidden))
+        found = self._by_format(scheme, self._body(self.sizes.experts))
+        for kept in (head,) if once else (head, embedding):
+            name = kept.taken(self.sizes.hidden).name
+            size = kept.bytes(self.sizes.vocabulary, self.sizes.hidden)
+            found[name] = found.get(name, 0) + size
+        return found
 
     def weight_bytes_per_step(
         self, spec: str | WeightFormat | Quantisation, batch: int = 1
@@ -185,8 +245,8 @@ class ModelShape(Struct, frozen=True):
         dense = self._bytes(scheme, self._attention() + self._dense_mlp())
         if not self.sizes.moe_layers:
             return float(dense + head)
-        expert = _stored(scheme.body, self._mlp(self.sizes.moe_intermediate, 1))
-        return dense + head + self.sizes.moe_layers * self.expected_experts(batch) * expert
+        experts = self._mlp(self.sizes.moe_intermediate, self.sizes.moe_layers)
+        return dense + head + self.expected_experts(batch) * sum(_stored(scheme, experts).values())
 
     def kv_bytes_per_token(self, bytes_per_element: float = 2) -> float:
         """Bytes that one token of context keeps in the KV cache of all layers."""
@@ -219,7 +279,9 @@ class ModelShape(Struct, frozen=True):
         query, kv = self.sizes.heads * self.sizes.head, self.sizes.kv_heads * self.sizes.head
         return [
             _Matrix(query, self.sizes.hidden, self.sizes.layers),
-            _Matrix(kv, self.sizes.hidden, 2 * self.sizes.layers),
+            _Matrix(
+                kv, self.sizes.hidden, 2 * self.sizes.layers, favoured_layers(self.sizes.layers)
+            ),
             _Matrix(self.sizes.hidden, query, self.sizes.layers),
         ]
 
@@ -229,7 +291,7 @@ class ModelShape(Struct, frozen=True):
     def _mlp(self, width: int, count: int) -> list[_Matrix]:
         return [
             _Matrix(width, self.sizes.hidden, 2 * count),
-            _Matrix(self.sizes.hidden, width, count),
+            _Matrix(self.sizes.hidden, width, count, favoured_layers(count)),
         ]
 
     def _body(self, experts: int) -> list[_Matrix]:
@@ -241,13 +303,27 @@ class ModelShape(Struct, frozen=True):
         return self.sizes.experts * self.sizes.hidden * self.sizes.moe_layers
 
     def _bytes(self, scheme: Quantisation, matrices: list[_Matrix]) -> int:
+        return sum(self._by_format(scheme, matrices).values())
+
+    def _by_format(self, scheme: Quantisation, matrices: list[_Matrix]) -> dict[str, int]:
+        """Bytes of `matrices`, norms and biases by the name of their format."""
+        found = _stored(scheme, matrices)
         # Routers decide which experts run, so the schemes in use leave them unquantised.
         rest = scheme.rest.bytes(1, self.rest_parameters + self._router_weights)
-        return rest + _stored(scheme.body, matrices)
+        found[scheme.rest.name] = found.get(scheme.rest.name, 0) + rest
+        return found
 
 
-def _stored(kept: WeightFormat, matrices: list[_Matrix]) -> int:
-    return sum(kept.bytes(m.rows, m.columns) * m.count for m in matrices)
+def _stored(scheme: Quantisation, matrices: list[_Matrix]) -> dict[str, int]:
+    """Bytes of `matrices` by the name of the format that they are stored in."""
+    found: dict[str, int] = {}
+    for m in matrices:
+        favoured = m.favoured if scheme.more else 0
+        for kept, count in ((scheme.body, m.count - favoured), (scheme.more, favoured)):
+            if kept and count:
+                name = kept.taken(m.columns).name
+                found[name] = found.get(name, 0) + kept.bytes(m.rows, m.columns) * count
+    return found
 
 
 class Footprint(Struct, frozen=True, kw_only=True):

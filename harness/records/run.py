@@ -138,10 +138,10 @@ class Plan(Struct, kw_only=True):
 
 
 class Stored(Struct, kw_only=True, frozen=True):
-    """How an engine keeps the model: names of `model.footprint.FORMATS`, and what it multiplies in.
+    """How an engine keeps the model: names of `model.footprint`, and what it multiplies in.
 
-    `head` follows `body` where it is None. `compute` is the type of ceiling that bounds its
-    products: f32, bf16 or i8.
+    `body` is one of its FORMATS or SCHEMES, `head` one of its FORMATS; None follows `body`.
+    `compute` is the type of ceiling that bounds its products: f32, bf16 or i8.
     """
 
     body: str

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.conversion import Conversion
 from harness.records.run import Plan, Result
 from harness.reports.serving import serving_sheets
 from harness.reports.sheet import (
@@ -101,8 +102,14 @@ def show_plan(plan: Plan, out: Console) -> None:
         out.print(Text(f"note: {note}"), style="yellow")
 
 
-def show_dry_run(plan: Plan, seconds: float, memory: Mapping[int, int], out: Console) -> None:
-    """Every case with its estimated memory, and the estimated time; nothing was run."""
+def show_dry_run(
+    plan: Plan,
+    seconds: float,
+    memory: Mapping[int, int],
+    conversions: Sequence[Conversion],
+    out: Console,
+) -> None:
+    """Every case with its memory, the time and what conversions need; nothing was run."""
     show_plan(plan, out)
     columns = [
         Column(label="engine", right=False),
@@ -126,5 +133,10 @@ def show_dry_run(plan: Plan, seconds: float, memory: Mapping[int, int], out: Con
         for case in plan.cases
     ]
     about = f"about {format_duration(seconds)} for the trials, guessed from NumPy's speed here"
-    note = f"{about}; set-up, conversion and checks come on top"
-    show_sheet(Sheet(title="would run", columns=columns, rows=rows, notes=[note]), out)
+    notes = [f"{about}; set-up, conversion and checks come on top"]
+    notes += [
+        f"{c.label} converts the checkpoint once, unless it lies in the cache: up to "
+        f"{format_bytes(c.disk_bytes)} of disk and {format_bytes(c.memory_bytes)} of memory"
+        for c in conversions
+    ]
+    show_sheet(Sheet(title="would run", columns=columns, rows=rows, notes=notes), out)

@@ -171,7 +171,7 @@ def _converted(spec: EngineSpec, model: Checkpoint, say: Say) -> str | None:
         engine=spec.engine, dtype=spec.dtype, threads=len(spec.cpus), options=spec.options
     )
     try:
-        folder, _ = conversion.prepare(variant, model, fingerprint, spec.cpus)
+        folder, _ = conversion.prepare(variant, model, fingerprint, spec.cpus, say)
     except EngineFailed as error:
         raise ArmbenchError(error.reason, hint="\n".join(error.stderr_tail[-3:])) from error
     return str(folder) if folder else None

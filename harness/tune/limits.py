@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from harness.bounds import MAY_BE, footprint_of
+from harness.bounds import MAY_BE, as_stored
 from harness.engines import resolve_options, stored
 from harness.records.ceilings import Ceilings
 from harness.records.model import Dimensions
@@ -53,7 +53,7 @@ def limit(asked: Asked, one: Candidate, d: Dimensions, rates: Rates) -> float | 
     kept = stored(one.engine, one.dtype, resolve_options(one.engine, one.options))
     if kept is None:
         return None
-    cost, threads = footprint_of(kept, d), one.threads * one.instances
+    cost, threads = as_stored(d, kept), one.threads * one.instances
     read, ops = rates.read_bytes_per_s(threads), rates.ops_per_s(threads, kept.compute)
     cached = rates.cache_bytes is None or (
         cost.weight_bytes_per_step(1) < _CACHED * rates.cache_bytes

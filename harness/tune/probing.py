@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from harness import wire
-from harness.bounds import footprint_of
+from harness.bounds import as_stored
 from harness.crew import Crew
 from harness.engine_process import EngineProcess
 from harness.load import driver
@@ -92,7 +92,7 @@ class Prober:
         """How much more a step reads at the asked context than at this one."""
         if self.job.stored is None:
             return 1.0
-        cost = footprint_of(self.job.stored, self.job.sizes)
+        cost = as_stored(self.job.sizes, self.job.stored)
         inputs, outputs = self.job.lengths
         asked = cost.step_bytes(inputs + outputs / 2, batch)
         return max(1.0, asked / cost.step_bytes(context, batch))

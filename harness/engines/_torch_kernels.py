@@ -1,0 +1,18 @@
+"""Which kernels the torch engine has for which dtype; imports nothing heavy."""
+
+from __future__ import annotations
+
+from harness.errors import ArmbenchError
+
+GROUP = 32  # weights along the input that share a scale in int4
+KERNELS = {"int8": ("int_mm",), "int4": ("int4pack", "dyn_quant_4bit")}
+
+
+def check(dtype: str, kernel: str) -> None:
+    """Raises ArmbenchError where `dtype` has no such kernel."""
+    known = ("auto", *KERNELS.get(dtype, ()))
+    if kernel not in known:
+        raise ArmbenchError(
+            f"torch has no kernel {kernel!r} for {dtype}",
+            hint=f"torch.kernel for {dtype} is one of {', '.join(known)}",
+        )

@@ -1,0 +1,155 @@
+"""Linear layers of the torch engine on weights of 8 and 4 bits, quantised where they are loaded.
+
+Activations are quantised by row (token), never by tensor: one scale for all rows of a step would
+make a sequence's tokens depend on what else the step holds.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from harness.engines._torch_kernels import GROUP
+from harness.errors import ArmbenchError
+
+_SMALLEST = 1e-12  # so that a row of zeros has a scale
+
+
+class AnyLinear(Protocol):
+    """`x @ weight.T + bias`, alone or added to a residual."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor: ...
+
+
+def by_row(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 values, float32 scales (rows, 1)) of `matrix` (rows, columns), symmetric."""
+    scales = matrix.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST).div_(127)
+    return (matrix / scales).round_().to(torch.int8), scales
+
+
+def by_group(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(values -8 … 7 as int32, float32 scales (outputs, groups)) in groups of `GROUP` inputs.
+
+    The scale takes the largest magnitude to -8 or to 8 · scale less, as llama.cpp's q4_0 does:
+    one more level than a range of ±7. Raises ArmbenchError where a row has no whole groups.
+    """
+    rows, columns = weight.shape
+    if columns % GROUP:
+        raise ArmbenchError(
+            f"torch int4 needs inputs in groups of {GROUP}; a layer has {columns}",
+            hint="use int8 for this checkpoint",
+        )
+    groups = weight.view(rows, -1, GROUP)
+    at = groups.abs().argmax(-1, keepdim=True)
+    # bfloat16 is what the kernels keep: values are rounded against the scale that will be used
+    scales = (groups.gather(-1, at) / -8).to(torch.bfloat16).float()
+    safe = torch.where(scales == 0, torch.ones_like(scales), scales)
+    values = (groups / safe).round_().clamp_(-8, 7).to(torch.int32)
+    return values.view(rows, columns), scales.squeeze(-1)
+
+
+class Int8Linear:
+    """Exact sums of int8 products (`_int_mm`): no bit of a row depends on the rows beside it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.scales = by_row(weight)
+        self.transposed = self.weight.t()  # a view: the kernel reads rows of outputs
+        self.by_output = self.scales.squeeze(-1)
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values, scales = by_row(x.reshape(-1, x.shape[-1]))
+        out = torch._int_mm(values, self.transposed).float().mul_(scales).mul_(self.by_output)
+        if self.bias is not None:
+            out.add_(self.bias)
+        return out.view(*x.shape[:-1], -1)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        return self(x).add_(residual)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Rows of the weight in float32: the look-up of an embedding."""
+        return F.embedding(tokens, self.weight).float() * F.embedding(tokens, self.scales)
+
+
+class Int4PackLinear:
+    """4-bit weights that are widened in registers, bfloat16 activations and products."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        values, scales = by_group(weight)
+        self.weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values + 8, 1)
+        # (groups, outputs, 2): scale, and what is added to (value - 8) · scale
+        self.scales = torch.stack((scales, torch.zeros_like(scales)), -1).to(torch.bfloat16)
+        self.scales = self.scales.transpose(0, 1).contiguous()
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).to(torch.bfloat16)
+        mm = torch.ops.aten._weight_int4pack_mm_for_cpu
+        out: Tensor = mm(rows, self.weight, GROUP, self.scales).float()
+        if self.bias is not None:
+            out.add_(self.bias)
+        return out.view(*x.shape[:-1], -1)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        return self(x).add_(residual)
+
+
+class DynamicInt4Linear:
+    """`_dyn_quant_matmul_4bit`: KleidiAI where the build and CPU have it, else ATen's reference."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.outputs, self.inputs = weight.shape
+        values, scales = by_group(weight)
+        nibbles = (values + 8).to(torch.uint8)
+        packed = nibbles[:, 1::2] << 4 | nibbles[:, ::2]
+        self.bias = bias
+        self.weight = torch.ops.aten._dyn_quant_pack_4bit_weight(
+            packed, scales.to(torch.bfloat16), None, GROUP, self.inputs, self.outputs
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.aten._dyn_quant_matmul_4bit(
+            x.reshape(-1, self.inputs), self.weight, GROUP, self.inputs, self.outputs
+        )
+        if self.bias is not None:
+            out = out + self.bias
+        return out.view(*x.shape[:-1], -1)
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        return self(x).add_(residual)
+
+
+KERNELS: dict[str, type[Int8Linear] | type[Int4PackLinear] | type[DynamicInt4Linear]] = {
+    "int_mm": Int8Linear,
+    "int4pack": Int4PackLinear,
+    "dyn_quant_4bit": DynamicInt4Linear,
+}
+
+
+def has_kleidiai() -> bool:
+    """Whether this build of torch says that KleidiAI serves `_dyn_quant_matmul_4bit` here."""
+    backend = getattr(torch.backends, "kleidiai", None)
+    return backend is not None and bool(backend.is_available())
+
+
+def chosen(dtype: str, kernel: str) -> str:
+    """The kernel that `auto` means here for int8 or int4, tried on a small layer.
+
+    Raises ArmbenchError where this build of torch can't run it.
+    """
+    if kernel == "auto":
+        kernel = "int_mm" if dtype == "int8" else "dyn_quant_4bit" if has_kleidiai() else "int4pack"
+    try:
+        KERNELS[kernel](torch.ones(64, 64), None)(torch.ones(1, 64))
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        raise ArmbenchError(
+            f"torch {torch.__version__} can't run kernel {kernel!r} here: {error}",
+            hint="leave torch.kernel at 'auto', or use float32",
+        ) from error
+    return kernel
