@@ -161,7 +161,12 @@ _STORED = {
 def stored(name: str, dtype: str, options: Mapping[str, Any]) -> Stored | None:
     """How engine `name` keeps a model of `dtype`; None where it keeps none, or does not tell."""
     own = getattr(module(name), "stored", None)
-    return cast("Stored | None", own(dtype, options)) if own else _STORED.get(dtype)
+    return cast("Stored | None", own(dtype, options)) if own else plain_stored(dtype)
+
+
+def plain_stored(dtype: str) -> Stored | None:
+    """How an engine keeps a model in plain `dtype`; None for one that is not plain."""
+    return _STORED.get(dtype)
 
 
 def serving_bytes(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.engines import _torch_kernels
+from harness.engines import _torch_kernels, plain_stored
 from harness.model.architecture import Dimensions, parameters
 from harness.records.run import Stored
 
@@ -79,13 +79,13 @@ def _bytes(d: Dimensions, dtype: str, cached: int, rows: int, options: Mapping[s
 
 
 def stored(dtype: str, options: Mapping[str, Any]) -> Stored | None:
-    """int8: exact products of 8 bits; int4: what its kernel multiplies in, and an int8 head."""
+    """Plain floats; int8: exact products of 8 bits; int4: what its kernel multiplies in, and an int8 head."""
     if dtype == "int8":
         return Stored(body="int8", compute="i8", kv_element_bytes=4)
     if dtype == "int4":  # which kernel `auto` takes is known where torch is: the lower ceiling
         compute = "i8" if options["kernel"] == "dyn_quant_4bit" else "bf16"
         return Stored(body="int4-g32", head="int8", compute=compute, kv_element_bytes=4)
-    return None
+    return plain_stored(dtype)
 
 
 def load(spec: EngineSpec) -> Engine:

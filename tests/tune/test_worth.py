@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness import engines
 from harness.load.slo import parse_slo
 from harness.model.architecture import dimensions
 from harness.model.checkpoint import builtin_config
@@ -151,3 +152,10 @@ def test_an_engine_at_the_ceilings_is_never_above_its_bound(
     assert figures.output_tok_per_s is not None
     assert figures.output_tok_per_s <= bound(one, load=load) * (1 + 1e-9)
     assert math.isfinite(bound(one, load=load))
+
+
+@pytest.mark.parametrize("name", [n for n in engines.names() if n != "fake"])
+def test_every_engine_tells_how_it_keeps_each_dtype(name: str) -> None:
+    """Without that no bound could rule it out, and no table show its share of one."""
+    for dtype in engines.module(name).DTYPES:
+        assert engines.stored(name, dtype, engines.resolve_options(name, {})) is not None, dtype
