@@ -209,11 +209,12 @@ def _gathered(tune: Tune) -> list[Left]:
     rest = []
     for left in tune.left:
         if left.why in _ALIKE:
-            many.setdefault(left.why, []).append(left)
+            kind = left.reason if left.why == "budget" else left.why
+            many.setdefault(kind, []).append(left)
         else:
             rest.append(left)
     scores = {s.candidate: s.score for s in tune.answer.standings} if tune.answer else {}
-    for why, every in many.items():
+    for every in many.values():
         nearest = max(every, key=lambda one: max(scores.get(c, 0.0) for c in one.candidates))
         candidates = [c for left in every for c in left.candidates]
         more = "" if len(candidates) == 1 else "the nearest, "
@@ -222,7 +223,9 @@ def _gathered(tune: Tune) -> list[Left]:
             Left(
                 candidates=candidates,
                 why=every[0].why,
-                reason=f"{more}{names}{nearest.reason}" if why != "budget" else nearest.reason,
+                reason=f"{more}{names}{nearest.reason}"
+                if every[0].why != "budget"
+                else nearest.reason,
             )
         )
     return rest

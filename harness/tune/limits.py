@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from harness.bounds import MAY_BE, as_stored
-from harness.engines import resolve_options, stored
+from harness.engines import resolve_options, shared_bytes, stored
 from harness.records.ceilings import Ceilings
 from harness.records.model import Dimensions
 from harness.records.tune import Asked, Candidate
@@ -47,10 +47,11 @@ class Rates(Struct, frozen=True, kw_only=True):
 def limit(asked: Asked, one: Candidate, d: Dimensions, rates: Rates) -> float | None:
     """The best score of `one`; None where its footprint or the ceilings are not known.
 
-    Instances share the machine's bandwidth and arithmetic. Weights count once for all of them:
-    where they map the same file and step alike, one may find in the shared cache what another read.
+    Instances share the machine's bandwidth and arithmetic. Weights that they map from one file
+    count once: where they step alike, one may find in the shared cache what another read.
     """
-    kept = stored(one.engine, one.dtype, resolve_options(one.engine, one.options))
+    options = resolve_options(one.engine, one.options)
+    kept = stored(one.engine, one.dtype, options)
     if kept is None:
         return None
     cost, threads = as_stored(d, kept), one.threads * one.instances
@@ -62,7 +63,8 @@ def limit(asked: Asked, one: Candidate, d: Dimensions, rates: Rates) -> float | 
         return None
     inputs, outputs = asked.lengths
     context, sequences = inputs + outputs / 2, one.instances * one.batch
-    weights = cost.weight_bytes_per_step(one.batch)
+    shared = shared_bytes(one.engine, d, one.dtype, options) > 0
+    weights = cost.weight_bytes_per_step(one.batch) * (1 if shared else one.instances)
     keys = sequences * context * cost.kv_bytes_per_token
     computing = cost.shape.decode_flops(context, batch=sequences) / ops
     step_s = computing if cached else max((weights + keys) / read, computing)

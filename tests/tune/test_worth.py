@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from harness import engines
+from harness.engines import torch
 from harness.load.slo import parse_slo
 from harness.model.architecture import dimensions
 from harness.model.checkpoint import builtin_config
@@ -130,6 +131,13 @@ def test_weights_that_the_last_caches_hold_are_not_bound_by_memory() -> None:
     cached = limit(single, candidate(threads=64), SIZES, large)
     assert cached is not None
     assert cached > 10 * bound(candidate(threads=64), objective="latency", load="single_stream")
+
+
+def test_only_weights_that_instances_share_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    single, several = candidate(threads=64), candidate(threads=16, instances=4)
+    assert bound(several) < 1.2 * bound(single)
+    monkeypatch.setattr(torch, "shared_bytes", lambda *_: 2**30, raising=False)
+    assert bound(several) > 3 * bound(single)
 
 
 def test_without_ceilings_or_a_footprint_there_is_no_bound() -> None:
