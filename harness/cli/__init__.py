@@ -12,6 +12,7 @@ from harness.cli import (
     compare,
     cost,
     exchange,
+    list as listing,
     load,
     machine,
     prices,
@@ -22,7 +23,7 @@ from harness.cli import (
 )
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
-_COMMANDS = (run, load, serve, machine, ceilings, show, compare, report, cost, prices, exchange)
+_COMMANDS = (run, load, serve, machine, ceilings, show, listing, compare, report, cost, prices, exchange)
 
 
 def _epilog() -> str:
