@@ -114,6 +114,6 @@ def _explain(arguments: argparse.Namespace) -> Exit:
     rows = metrics.named(arguments.metric) if arguments.metric else list(metrics.METRICS)
     for row in rows:
         better = "" if row.direction == "none" else f", {row.direction} is better"
-        needs = f"; from {row.needs} values in a trial on" if row.needs else ""
+        needs = f"; needs {row.needs} values in one trial" if (row.needs or 0) > 1 else ""
         print(f"{row.name} [{row.unit or 'count'}]{better}: {row.formula} (as {row.source}){needs}")
     return Exit.FINE
