@@ -14,6 +14,7 @@ from harness.cli import (
     cost,
     engines,
     exchange,
+    list as listing,
     load,
     machine,
     prices,
@@ -26,7 +27,7 @@ from harness.cli import (
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
 _COMMANDS = (
-    *(run, tune, load, serve, machine, ceilings, engines, show),
+    *(run, tune, load, serve, machine, ceilings, engines, show, listing),
     *(compare, report, cost, prices, exchange, cache),
 )
 
