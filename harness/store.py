@@ -125,7 +125,8 @@ def upgraded(raw: dict[str, Any], path: Path) -> dict[str, Any]:
 def find(name: str, root: Path) -> Path:
     """The file that `name` means: a path, or `latest` for the newest below `root`.
 
-    The newest is never one of the figures that others published. Raises ArmbenchError where there is none.
+    The newest is never one of the figures that others published. Raises ArmbenchError where there
+    is none.
     """
     if name != "latest":
         return Path(name)

@@ -14,7 +14,6 @@ from harness.cli import (
     cost,
     engines,
     exchange,
-    list as listing,
     load,
     machine,
     prices,
@@ -23,6 +22,9 @@ from harness.cli import (
     serve,
     show,
     tune,
+)
+from harness.cli import (
+    list as listing,
 )
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 

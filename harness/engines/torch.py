@@ -79,7 +79,7 @@ def _bytes(d: Dimensions, dtype: str, cached: int, rows: int, options: Mapping[s
 
 
 def stored(dtype: str, options: Mapping[str, Any]) -> Stored | None:
-    """Plain floats; int8: exact products of 8 bits; int4: what its kernel multiplies in, and an int8 head."""
+    """Plain floats; int8: exact products of 8 bits; int4: its kernel's type, and an int8 head."""
     if dtype == "int8":
         return Stored(body="int8", compute="i8", kv_element_bytes=4)
     if dtype == "int4":  # which kernel `auto` takes is known where torch is: the lower ceiling

@@ -10,7 +10,10 @@ def listing_sheet(found: Listing) -> Sheet:
     """A row for each result."""
     labels = ("file", "date", "machine", "plan", "model", "basis")
     columns = [Column(label=label, right=False) for label in labels]
-    columns += [Column(label="cases", unit="valid/asked"), Column(label="best output", unit="tok/s")]
+    columns += [
+        Column(label="cases", unit="valid/asked"),
+        Column(label="best output", unit="tok/s"),
+    ]
     notes = ["best output: the highest output rate of the valid cases"] if found.rows else []
     if len(found.rows) < found.found:
         notes.append(f"newest {len(found.rows)} of {found.found}: --limit shows more")
