@@ -24,7 +24,13 @@ DTYPES = ("float32", "bfloat16", "int8", "int4")
 PACKAGES = ("torch", "safetensors")
 TRACE = {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
 serves = True
-OPTIONS: Mapping[str, Any] = {"packed": True, "kernel": "auto"}
+OPTIONS: Mapping[str, Any] = {"packed": True, "kernel": "auto", "compile": False}
+OPTION_HELP = {
+    "packed": "floats on weights packed for oneDNN, where this build of torch has them",
+    "kernel": "of int8: auto, int_mm; of int4: auto, int4pack, dyn_quant_4bit (KleidiAI on Arm)",
+    "compile": "norms, rotation, gate and rounding compiled by inductor; not while it serves",
+}
+TUNABLE: Mapping[str, Sequence[Any]] = {"compile": [False, True]}
 
 _RUNTIME_BYTES = 400 * 2**20  # torch itself with its libraries: an estimate on the safe side
 
