@@ -22,6 +22,8 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 _MAX_BYTES = 2 * 2**30
 CEILINGS = "ceilings"  # the folder beside the plans' that holds what `armbench ceilings` measured
 
+PUBLISHED = "published"  # beside the machines: figures of others, made by scripts/update-readme
+
 
 def safe_name(text: str) -> str:
     """`text` as a file name: lower case letters, digits, dots and dashes."""
@@ -123,12 +125,13 @@ def upgraded(raw: dict[str, Any], path: Path) -> dict[str, Any]:
 def find(name: str, root: Path) -> Path:
     """The file that `name` means: a path, or `latest` for the newest below `root`.
 
-    Raises ArmbenchError where there is none.
+    The newest is never one of the figures that others published. Raises ArmbenchError where there
+    is none.
     """
     if name != "latest":
         return Path(name)
     every = (p for p in root.glob("*/*/*.json") if not p.name.startswith("."))
-    files = [p for p in every if p.parent.name != CEILINGS]
+    files = [p for p in every if p.parent.name != CEILINGS and p.parts[-3] != PUBLISHED]
     if not files:
         raise ArmbenchError(
             f"there is no result below {root}", hint="run `armbench run` first, or give a file"

@@ -13,6 +13,7 @@ import pytest
 from harness import agreement, conversion, engines, wire
 from harness.engine_process import EngineProcess
 from harness.engines import EngineSpec
+from harness.errors import ArmbenchError
 from harness.load import driver
 from harness.machine.proof import Watch
 from harness.model import checkpoint
@@ -47,11 +48,12 @@ RIGHT = [
     ("onnxruntime_genai", "int8", {}),
     ("onnxruntime_genai", "int4", {}),
     ("torch", "int8", {}),
+    ("torch", "int8", {"compile": True}),
     ("torch", "int4", {"kernel": "int4pack"}),
     ("torch", "int4", {"kernel": "dyn_quant_4bit"}),
 ]
-# one scale for a whole batch's activations: there a row's tokens do depend on the others
-BY_ROW = [RIGHT[0], *(one for one in RIGHT[4:] if one[2].get("int8") != "dynamic")]
+# int8=dynamic has one scale for a batch: there a row does depend on the others
+BY_ROW = [RIGHT[0], *(one for one in RIGHT[4:] if not {"int8", "compile"} & one[2].keys())]
 
 
 def ids(value: Any) -> str:
@@ -189,6 +191,41 @@ def test_an_affinity_set_without_places_is_caught(qwen3: Path) -> None:
         with Watch(process.pid, CPUS, [0], interval_s=0.05) as watch:
             driver.run_load(process, load, seed=1, repeat=0, vocabulary=4096, timeout_s=120)
     assert any("not bound to one CPU" in fault for fault in watch.proof().faults)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernel", "name"),
+    [
+        ("int8", "int_mm", "aten::_int_mm"),
+        ("int4", "int4pack", "aten::_weight_int4pack_mm_for_cpu"),
+        ("int4", "dyn_quant_4bit", "aten::_dyn_quant_matmul_4bit"),
+    ],
+)
+def test_the_trace_of_torch_names_its_quantised_product(
+    dtype: str, kernel: str, name: str, qwen2: Path
+) -> None:
+    spec = spec_for(qwen2, "torch", dtype, {"kernel": kernel})
+    spec.trace = True
+    with process_for(spec) as process:
+        process.ask(wire.Load(spec), wire.Loaded, 120)
+        process.ask(wire.Allocate(1, 40), wire.Done, 120)
+        path = process.ask(wire.Trace([[1, 2, 3]], 4), wire.Traced, 120).path
+    (seen,) = [k for k in path.kernels if k.name == name]
+    assert seen.calls >= 4 * 2 * 4  # passes, layers, products of a layer
+    kleidiai = "aarch64" in os.uname().machine
+    assert seen.reference is (kernel == "dyn_quant_4bit" and not kleidiai)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [("int8", {"kernel": "int4pack"}), ("int4", {"kernel": "int_mm"}), ("int8", {"kernel": "x"})],
+)
+def test_a_kernel_that_a_dtype_does_not_have_is_refused(
+    dtype: str, options: dict[str, Any], qwen2: Path
+) -> None:
+    spec = spec_for(qwen2, "torch", dtype, options)
+    with process_for(spec) as process, pytest.raises(ArmbenchError, match="no kernel"):
+        process.ask(wire.Load(spec), wire.Loaded, 120)
 
 
 def test_a_checkpoint_of_the_other_kind_of_head_loads(tmp_path: Path, qwen2: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+SHELL = re.compile(r"#!.*\b(ba)?sh$|# Sourced by")
 # A Python that is new enough, and lacks the module that its name says.
 FAKE_PYTHON = """#!/bin/sh
 case "$2" in
@@ -68,7 +70,7 @@ def test_every_shell_script_parses() -> None:
     scripts = [
         path
         for path in [*(REPOSITORY / "scripts").iterdir(), REPOSITORY / ".ci" / "run"]
-        if path.is_file() and "sh" in path.read_text().splitlines()[0]
+        if path.is_file() and SHELL.match(path.read_text().splitlines()[0])
     ]
     assert len(scripts) >= 4
     for path in scripts:

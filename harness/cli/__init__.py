@@ -23,10 +23,13 @@ from harness.cli import (
     show,
     tune,
 )
+from harness.cli import (
+    list as listing,
+)
 from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
 _COMMANDS = (
-    *(run, tune, load, serve, machine, ceilings, engines, show),
+    *(run, tune, load, serve, machine, ceilings, engines, show, listing),
     *(compare, report, cost, prices, exchange, cache),
 )
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.output import add_output, print_json, print_result, results_folder
-from harness.errors import Exit
+from harness.errors import ArmbenchError, Exit
+
+if TYPE_CHECKING:
+    from harness.records.run import Result
 
 
 def add(commands: Any) -> None:
@@ -15,6 +19,7 @@ def add(commands: Any) -> None:
     show.add_argument("result", nargs="?", default="latest", help="a result file, or latest")
     show.add_argument("--price", metavar="X", help="price the whole instance differently")
     show.add_argument("--instance", metavar="X", help="price as this cloud instance")
+    show.add_argument("--watch", action="store_true", help="draw it anew until the run has ended")
     add_output(show)
     show.set_defaults(handler=_show)
     plans = commands.add_parser("plans", help="which plans are shipped")
@@ -26,16 +31,42 @@ def add(commands: Any) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> Exit:
-    from harness import binding, prices, store, validity
+    from harness import store, validity
 
-    result = store.load(store.find(arguments.result, results_folder(arguments)))
+    if arguments.watch:
+        return _watch(arguments)
+    result = _read(arguments, store.find(arguments.result, results_folder(arguments)))
+    print_result(result, as_json=arguments.json)
+    return Exit.INVALID if validity.invalid_cases(result) else Exit.FINE
+
+
+def _read(arguments: argparse.Namespace, path: Path) -> Result:
+    from harness import binding, prices, store
+
+    result = store.load(path)
     if arguments.price:
         result.price = prices.parse_price(arguments.price)
     elif arguments.instance:
         result.price = prices.instance_price(arguments.instance).price
     binding.derive(result)
-    print_result(result, as_json=arguments.json)
-    return Exit.INVALID if validity.invalid_cases(result) else Exit.FINE
+    return result
+
+
+def _watch(arguments: argparse.Namespace) -> Exit:
+    """Draw the result whenever its file changes; `latest` goes on to newer files."""
+    from harness import store, validity
+    from harness.reports.watch import screen, watch
+
+    if arguments.json:
+        raise ArmbenchError("--watch draws tables, --json prints once", hint="leave one out")
+    folder = results_folder(arguments)
+    with screen() as draw:
+        result = watch(
+            lambda: store.find(arguments.result, folder),
+            lambda path: _read(arguments, path),
+            draw,
+        )
+    return Exit.INVALID if result is None or validity.invalid_cases(result) else Exit.FINE
 
 
 def _plans(arguments: argparse.Namespace) -> Exit:
@@ -53,8 +84,9 @@ def _plans(arguments: argparse.Namespace) -> Exit:
 def _explain(arguments: argparse.Namespace) -> Exit:
     from harness import metrics
 
-    rows = [metrics.metric(arguments.metric)] if arguments.metric else list(metrics.METRICS)
+    rows = metrics.named(arguments.metric) if arguments.metric else list(metrics.METRICS)
     for row in rows:
         better = "" if row.direction == "none" else f", {row.direction} is better"
-        print(f"{row.name} [{row.unit or 'count'}]{better}: {row.formula} (as {row.source})")
+        needs = f"; needs {row.needs} values in one trial" if (row.needs or 0) > 1 else ""
+        print(f"{row.name} [{row.unit or 'count'}]{better}: {row.formula} (as {row.source}){needs}")
     return Exit.FINE

@@ -108,7 +108,9 @@ def _case_row(
     label = both(a.case.label, b.case.label)
     return CaseRow(
         label=f"{a.case.question['model']} {label}" if named else label,
-        varied={p: (a.case.question[p], b.case.question[p]) for p in parts},
+        varied={
+            p: (question.told(p, a.case.question), question.told(p, b.case.question)) for p in parts
+        },
         metrics=rows,
         shares=fair.shares(a, b, rows),
         outputs=same,

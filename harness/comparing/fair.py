@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from harness import prices
+from harness.comparing.question import told
 from harness.comparing.samples import Group
 from harness.comparing.values import POWER
 from harness.errors import ArmbenchError
@@ -73,10 +74,11 @@ def _bases(a: Group, b: Group) -> list[tuple[str, str, Amount, Amount]]:
 
 
 def _threads(group: Group) -> Amount:
+    """Compute threads of all instances together."""
     text = group.case.question.get("threads", "")
     if not text.isdigit():
         return Amount(None, f"{group.case.label} does not tell its threads")
-    return Amount(float(text))
+    return Amount(float(text) * int(told("instances", group.case.question)))
 
 
 def _vcpus(run: RunValues) -> Amount:
@@ -123,8 +125,10 @@ def _watts(group: Group) -> Amount:
 
 def budget(group: Group) -> str:
     """The thread budget for people: `16 threads on 16 physical cores (16 vCPUs)`."""
-    run, threads = group.members[0][0], group.case.question.get("threads") or "unknown"
-    cores = _cores(run)
+    run, question = group.members[0][0], group.case.question
+    threads, cores = question.get("threads") or "unknown", _cores(run)
+    if (times := told("instances", question)) != "1":
+        threads = f"{times}×{threads}"
     shown = "unknown" if cores.value is None else f"{cores.value:.0f}"
     return f"{threads} threads on {shown} physical cores ({run.vcpus or 'unknown'} vCPUs)"
 

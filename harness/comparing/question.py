@@ -15,12 +15,13 @@ from harness.errors import NotComparable, unknown_name
 from harness.records.comparison import CaseValues
 from harness.records.run import Case, ModelIdentity, Result
 
-# In order of how readily they may differ between two sides. Those before `engine` belong to the
+# In order of how readily they may differ between two sides. Those before `instances` belong to the
 # answer rather than to the question: they may differ unasked where nothing is ambiguous, and are
-# named in the table then.
+# named in the table then. `instances` may not: several engines beside each other have caches and
+# weights of their own, and another load each.
 PARTS = (
     *("requests", "serve", "options", "threads"),
-    *("engine", "dtype", "weights", "slo", "sampling", "endpoint", "serving"),
+    *("instances", "engine", "dtype", "weights", "slo", "sampling", "endpoint", "serving"),
     *("output_tokens", "input_tokens", "batch", "load", "model"),
 )
 FREE = PARTS[:4]
@@ -37,7 +38,8 @@ def parts(result: Result, case: Case) -> dict[str, str]:
         "weights": weights(result.model),
         "engine": case.variant.engine,
         "dtype": case.variant.dtype or "",
-        "threads": case.variant.shape or "",
+        "threads": "" if case.variant.threads is None else str(case.variant.threads),
+        "instances": str(case.variant.instances),
         "options": _text(case.variant.options),
         "serve": _text(case.serve),
         "load": load.kind,
@@ -70,16 +72,26 @@ def _text(value: Any) -> str:
 
 
 def key(question: dict[str, str], leave_out: Sequence[str] = ()) -> str:
-    """A short hash of a question, to find it again in a history."""
-    kept = {k: v for k, v in question.items() if k not in leave_out}
+    """A short hash of a question, to find it again in a history.
+
+    One instance is left out, so that it is the key of results that knew no other number.
+    """
+    kept = {
+        k: v for k, v in question.items() if k not in leave_out and (k, v) != ("instances", "1")
+    }
     return hashlib.sha256(_text(kept).encode()).hexdigest()[:16]
+
+
+def told(part: str, question: dict[str, str]) -> str:
+    """The text of `part`; in an index from before there were several instances there was one."""
+    return question.get(part, "1" if part == "instances" else "")
 
 
 def same(part: str, a: dict[str, str], b: dict[str, str]) -> bool:
     """Whether `part` is the same on both sides, or unknown on one."""
     if part == "model" and a.get("config") and b.get("config"):
         return a["config"] == b["config"]
-    left, right = a.get(part, ""), b.get(part, "")
+    left, right = told(part, a), told(part, b)
     return not left or not right or left.casefold() == right.casefold()
 
 
@@ -151,9 +163,9 @@ def refuse(
             f"which differ in {', '.join(parted) or 'nothing'}",
             hint=f"choose one with --where {parted[0] if parted else 'engine'}=VALUE",
         )
-    told = "; ".join(f"{p} {x.question[p]} against {y.question[p]}" for p in blocking)
+    each = (f"{p} {told(p, x.question)} against {told(p, y.question)}" for p in blocking)
     return NotComparable(
-        f"{names[0]} and {names[1]} ask different questions: {told}",
+        f"{names[0]} and {names[1]} ask different questions: {'; '.join(each)}",
         hint=f"if that is what you compare: --vary {','.join(blocking)}; or name with --only the "
         "metrics that still make sense",
     )

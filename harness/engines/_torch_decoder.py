@@ -17,15 +17,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors import safe_open
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from harness.engines._openmp import read_openmp
 from harness.engines._slots import none_open
+from harness.engines._torch_glue import glue
 from harness.engines._torch_quantised import KERNELS, AnyLinear, Int8Linear, chosen, has_kleidiai
 from harness.engines._torch_slots import SlotDecoder
 from harness.engines._traces import read_mkl, read_onednn
 from harness.model.architecture import Dimensions, dimensions
 from harness.model.checkpoint import tensor_files
-from harness.records.run import KernelPath, RuntimeThreads, Variant
+from harness.records.run import KernelPath, KernelSeen, RuntimeThreads, Variant
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec, Feed, Logits, Tokens
@@ -121,14 +123,12 @@ class Layer:
         """(queries then keys, values) of `x` (batch, n, hidden) as (batch, n, heads, head)."""
         d = self.d
         batch, n, _ = x.shape
-        qkv = self.qkv(F.rms_norm(x, (d.hidden,), self.norm_in, d.norm_eps))
+        qkv = self.qkv(glue.norm(x, self.norm_in, d.norm_eps))
         qkv = qkv.view(batch, n, d.heads + 2 * d.kv_heads, d.head)
         qk, v = qkv[:, :, : d.heads + d.kv_heads], qkv[:, :, d.heads + d.kv_heads :]
         if self.qk_norm is not None:
-            qk = F.rms_norm(qk, (d.head,), None, d.norm_eps) * self.qk_norm
-        half = d.head // 2
-        turned = torch.cat((-qk[..., half:], qk[..., :half]), dim=-1)
-        return torch.addcmul(qk * cos, turned, sin), v
+            qk = glue.head_norm(qk, self.qk_norm, d.norm_eps)
+        return glue.rotate(qk, cos, sin), v
 
     def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of `x` (batch, n, hidden) as (batch, heads, n, head)."""
@@ -151,9 +151,8 @@ class Layer:
         """The layer's output from its input and its attention."""
         d = self.d
         x = self.out.added_to(x, attended)
-        both = self.gate_up(F.rms_norm(x, (d.hidden,), self.norm_mid, d.norm_eps))
-        gate, up = both[..., : d.intermediate], both[..., d.intermediate :]
-        return self.down.added_to(x, F.silu(gate) * up)
+        both = self.gate_up(glue.norm(x, self.norm_mid, d.norm_eps))
+        return self.down.added_to(x, glue.gated(both))
 
 
 class Decoder:
@@ -209,8 +208,7 @@ class Decoder:
             values[:, :, start:end] = v
             x = layer.finish(x, layer.attend(q, keys[:, :, :end], values[:, :, :end]))
         self.length = end
-        last = F.rms_norm(x[:, -1], (self.d.hidden,), self.norm, self.d.norm_eps)
-        return self.head(last)
+        return self.head(glue.norm(x[:, -1], self.norm, self.d.norm_eps))
 
 
 @contextmanager
@@ -245,6 +243,7 @@ _LINEAR = {
     "int4pack": "aten::_weight_int4pack_mm_for_cpu",
     "dyn_quant_4bit": "aten::_dyn_quant_matmul_4bit",
 }
+_QUANTISED = {_LINEAR[kernel] for kernel in KERNELS}
 
 
 class TorchEngine:
@@ -262,15 +261,18 @@ class TorchEngine:
                 self.kernel = "packed" if spec.options["packed"] and can_pack() else "plain"
                 dtype = getattr(torch, spec.dtype)
             self.decoder = Decoder(Path(spec.checkpoint), dtype, self.kernel)
+        self.compile = bool(spec.options["compile"])
         self.last = torch.empty(0)
         self.slots: SlotDecoder | None = None
 
     def allocate(self, batch: int, context: int) -> None:
         self.slots = None
+        glue.use(compiled=self.compile)
         with _inference():
             self.decoder.allocate(batch, context)
 
     def open_slots(self, slots: int, context: int) -> None:
+        glue.use(compiled=False)  # the bits of compiled chains were not held against the mix
         self.decoder.keys, self.decoder.values = [], []
         with _inference():
             self.slots = SlotDecoder(self.decoder, slots, context)
@@ -310,6 +312,7 @@ class TorchEngine:
             "torch": torch.__version__,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "linear": _LINEAR[self.kernel],
+            "between products": "compiled by inductor" if glue.is_compiled else "eager",
         }
         if self.kernel == "dyn_quant_4bit":
             facts["reference"] = not has_kleidiai()
@@ -318,9 +321,19 @@ class TorchEngine:
         return facts
 
     def trace(self, work: Callable[[], None]) -> KernelPath:
-        """What oneDNN and MKL print while `work` runs; they were told to by variables."""
-        with _own_output() as lines:
+        """What oneDNN and MKL print while `work` runs, and the quantised products it calls."""
+        with _own_output() as lines, profile(activities=[ProfilerActivity.CPU]) as seen:
             work()
+        products = [
+            KernelSeen(
+                name=event.key,
+                calls=event.count,
+                seconds=event.self_cpu_time_total / 1e6,
+                reference=event.key == _LINEAR["dyn_quant_4bit"] and not has_kleidiai(),
+            )
+            for event in seen.key_averages()
+            if event.key in _QUANTISED
+        ]
         _, told = read_onednn(self.told)
         kernels, facts = read_onednn(lines)
         blas, more = read_mkl(lines)
@@ -328,10 +341,10 @@ class TorchEngine:
         facts |= more | {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
         return KernelPath(
             variant=Variant(engine="torch", dtype="", threads=0),
-            source="oneDNN verbose, MKL verbose",
-            kernels=kernels + blas,
+            source="oneDNN verbose, MKL verbose, torch.profiler",
+            kernels=kernels + blas + products,
             facts=facts,
-            reason=None if kernels or blas else "neither oneDNN nor MKL printed a call",
+            reason=None if kernels or blas or products else "no product printed a call",
         )
 
     def runtime(self) -> RuntimeThreads:

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from harness.engines._torch_glue import by_row, glue
 from harness.engines._torch_kernels import GROUP
 from harness.errors import ArmbenchError
-
-_SMALLEST = 1e-12  # so that a row of zeros has a scale
 
 
 class AnyLinear(Protocol):
@@ -26,17 +25,11 @@ class AnyLinear(Protocol):
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor: ...
 
 
-def by_row(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(int8 values, float32 scales (rows, 1)) of `matrix` (rows, columns), symmetric."""
-    scales = matrix.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST).div_(127)
-    return (matrix / scales).round_().to(torch.int8), scales
-
-
 def by_group(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(values -8 … 7 as int32, float32 scales (outputs, groups)) in groups of `GROUP` inputs.
 
-    The scale takes the largest magnitude to -8 or to 8 · scale less, as llama.cpp's q4_0 does:
-    one more level than a range of ±7. Raises ArmbenchError where a row has no whole groups.
+    The value of largest magnitude becomes -8, whatever its sign, as in llama.cpp's q4_0: one more
+    level than a range of ±7. Raises ArmbenchError where a row has no whole groups.
     """
     rows, columns = weight.shape
     if columns % GROUP:
@@ -63,14 +56,18 @@ class Int8Linear:
         self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        values, scales = by_row(x.reshape(-1, x.shape[-1]))
-        out = torch._int_mm(values, self.transposed).float().mul_(scales).mul_(self.by_output)
-        if self.bias is not None:
-            out.add_(self.bias)
-        return out.view(*x.shape[:-1], -1)
+        return self._with(x, self.bias).view(*x.shape[:-1], -1)
 
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        return self(x).add_(residual)
+        if self.bias is not None:
+            return self(x).add_(residual)
+        return self._with(x, residual.reshape(-1, residual.shape[-1])).view(residual.shape)
+
+    def _with(self, x: Tensor, added: Tensor | None) -> Tensor:
+        values, scales = glue.by_row(x.reshape(-1, x.shape[-1]))
+        sums = torch._int_mm(values, self.transposed)
+        out: Tensor = glue.rescaled(sums, scales, self.by_output, added)
+        return out
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Rows of the weight in float32: the look-up of an embedding."""

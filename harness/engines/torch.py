@@ -24,7 +24,13 @@ DTYPES = ("float32", "bfloat16", "int8", "int4")
 PACKAGES = ("torch", "safetensors")
 TRACE = {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
 serves = True
-OPTIONS: Mapping[str, Any] = {"packed": True, "kernel": "auto"}
+OPTIONS: Mapping[str, Any] = {"packed": True, "kernel": "auto", "compile": False}
+OPTION_HELP = {
+    "packed": "floats on weights packed for oneDNN, where this build of torch has them",
+    "kernel": "of int8: auto, int_mm; of int4: auto, int4pack, dyn_quant_4bit (KleidiAI on Arm)",
+    "compile": "norms, rotation, gate and rounding compiled by inductor; not while it serves",
+}
+TUNABLE: Mapping[str, Sequence[Any]] = {"compile": [False, True]}
 
 _RUNTIME_BYTES = 400 * 2**20  # torch itself with its libraries: an estimate on the safe side
 
@@ -79,7 +85,7 @@ def _bytes(d: Dimensions, dtype: str, cached: int, rows: int, options: Mapping[s
 
 
 def stored(dtype: str, options: Mapping[str, Any]) -> Stored | None:
-    """Plain floats; int8 in exact products; int4 as its kernel multiplies, with an int8 head."""
+    """Plain floats; int8: exact products of 8 bits; int4: its kernel's type, and an int8 head."""
     if dtype == "int8":
         return Stored(body="int8", compute="i8", kv_element_bytes=4)
     if dtype == "int4":  # which kernel `auto` takes is known where torch is: the lower ceiling

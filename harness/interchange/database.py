@@ -30,9 +30,8 @@ _LOCKED = {
     "allow_community_extensions": "false",
     "allow_persistent_secrets": "false",
     "temp_directory": "",
-    "memory_limit": "160MB",
-    "threads": "2",
     "lock_configuration": "true",
+    **index.BOUNDS,
 }
 
 
@@ -58,11 +57,9 @@ def sql(query: str, root: Path, *, seconds: float = SECONDS) -> Answer:
     connection = library.connect(str(index.refresh(root)), config=_LOCKED)
     timer = threading.Timer(seconds, connection.interrupt)
     try:
-        faults = connection.execute(
-            "SELECT file || ': ' || fault FROM files WHERE fault IS NOT NULL ORDER BY file"
-        ).fetchall()
+        faults = index.faults(connection)
         timer.start()
-        return _asked(connection, query, [fault for (fault,) in faults])
+        return _asked(connection, query, faults)
     except library.InterruptException as error:
         raise ArmbenchError(f"the query took longer than {seconds:g} s and was stopped") from error
     except library.Error as error:

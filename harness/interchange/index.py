@@ -38,6 +38,8 @@ SELECT files.file, cases.* EXCLUDE (key), figures.* EXCLUDE (key, case_id)
 FROM files JOIN cases USING (key) JOIN figures ON figures.key = cases.key
 AND figures.case_id = cases.case_id
 """
+# What reading may take: enough to sort and group the index of ten thousand results.
+BOUNDS = {"memory_limit": "160MB", "threads": "2"}
 _NUMBERS = {"DOUBLE": "float64"}
 
 
@@ -121,6 +123,12 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
     return [e for e in _entries(folder) if e.is_dir() and not e.name.startswith(".")]
 
 
+def faults(connection: Any) -> list[str]:
+    """Which files of the folder are no results that can be read, and why."""
+    query = "SELECT file || ': ' || fault FROM files WHERE fault IS NOT NULL ORDER BY file"
+    return [fault for (fault,) in connection.execute(query).fetchall()]
+
+
 def _known(path: Path) -> dict[str, State] | None:
     """What the index holds; None where there is none that can be read."""
     if not path.is_file():
@@ -146,7 +154,7 @@ def _update(path: Path, root: Path, known: dict[str, State], present: dict[str, 
             for table in ("figures", "cases", "files"):
                 connection.execute(f"DELETE FROM {table} WHERE key IN {keys}")  # noqa: S608
         last = connection.execute("SELECT coalesce(max(key), -1) FROM files").fetchall()[0][0]
-        fill(connection, _read(root, fresh), present, int(last) + 1)
+        fill(connection, read(root, fresh), present, int(last) + 1)
 
 
 def create(connection: Any) -> None:
@@ -157,7 +165,7 @@ def create(connection: Any) -> None:
     connection.execute(_VIEW)
 
 
-def _read(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Head | str]]:
+def read(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Head | str]]:
     """The head of each file, or why it can't be read."""
     decoder = msgspec.json.Decoder(Head)
     for name in names:

@@ -22,7 +22,7 @@ from harness.records.run import LoadPoint, ModelIdentity, Trial, Variant
 TOOL = "llama-bench"
 ENGINE = "llama.cpp"
 _MAX_SAMPLES = 100_000
-_NOTE = (
+NOTE = (
     "llama-bench repeats a test inside one process: its samples are no repeats, and one process "
     "has no interval; its tg is timed without a prefill"
 )
@@ -69,7 +69,7 @@ def read(files: Sequence[ForeignFile], form: str, told: Told) -> Source:
         rows=rows,
         version=version,
         software={ENGINE: version} if version else {},
-        notes=[_NOTE],
+        notes=[NOTE],
         extra=extra,
     )
 

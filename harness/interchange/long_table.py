@@ -8,11 +8,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from msgspec import Struct, field
 
-from harness import cost
+from harness import cost, validity
 from harness.interchange.export import Export
 from harness.machine.detect import machine_slug
 from harness.metrics import BY_NAME
@@ -36,6 +36,8 @@ class Head(Struct, kw_only=True):
     price: Price | None = None
     origin: Origin | None = None
     summary: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    trials: list[HeadTrial] = field(default_factory=list)
+    capacities: list[HeadCapacity] = field(default_factory=list)
 
 
 class HeadPlan(Struct, kw_only=True):
@@ -44,6 +46,27 @@ class HeadPlan(Struct, kw_only=True):
     name: str
     cases: list[Case]
     repeats: int
+    order: list[tuple[int, int]] = field(default_factory=list)
+
+
+class HeadTrial(Struct, kw_only=True):
+    """Of a trial what says whether it is to be believed."""
+
+    case: int
+    state: str
+    invalid: list[str] = field(default_factory=list)
+
+
+class HeadProbe(Struct, kw_only=True):
+    """Of a probe its case."""
+
+    case: int
+
+
+class HeadCapacity(Struct, kw_only=True):
+    """Of a capacity search its probes."""
+
+    probes: list[HeadProbe] = field(default_factory=list)
 
 
 class Column(NamedTuple):
@@ -63,6 +86,17 @@ def _rate(case: Case) -> float | None:
     return serving.arrivals.rate if serving and serving.arrivals else None
 
 
+def basis(head: Head) -> str:
+    """Who measured it: `measured here`, `imported` or `published`."""
+    return head.origin.basis if head.origin else "measured here"
+
+
+def valid(head: Head, case: Case) -> bool:
+    """Whether the case can be believed, by the rule for whole results."""
+    # A head has all of a result that the rule looks at.
+    return validity.case_valid(cast("Result", head), case)
+
+
 def _cpus(head: Head, count: int) -> int | None:
     """A count of the machine's, None where nothing is told of it."""
     return None if "topology.cpus" in head.machine.unknown else count
@@ -71,7 +105,7 @@ def _cpus(head: Head, count: int) -> int | None:
 # Of a result and a case; then come those of a metric.
 COLUMNS: tuple[Column, ...] = (
     Column("created", "VARCHAR", lambda h, c: h.created),
-    Column("basis", "VARCHAR", lambda h, c: h.origin.basis if h.origin else "measured here"),
+    Column("basis", "VARCHAR", lambda h, c: basis(h)),
     Column("tool", "VARCHAR", lambda h, c: h.origin.tool if h.origin else "armbench"),
     Column("tool_version", "VARCHAR", lambda h, c: h.origin.version if h.origin else h.armbench),
     Column("machine", "VARCHAR", lambda h, c: machine_slug(h.machine)),
@@ -88,6 +122,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("parameters", "BIGINT", lambda h, c: h.model.parameters),
     Column("plan", "VARCHAR", lambda h, c: h.plan.name),
     Column("finished", "BOOLEAN", lambda h, c: h.finished),
+    Column("valid", "BOOLEAN", valid),
     Column("case_id", "INTEGER", lambda h, c: c.id),
     Column("engine", "VARCHAR", lambda h, c: c.variant.engine),
     Column("dtype", "VARCHAR", lambda h, c: c.variant.dtype),
@@ -123,13 +158,23 @@ def head(result: Result) -> Head:
         schema=result.schema,
         armbench=result.armbench,
         created=result.created,
-        plan=HeadPlan(name=result.plan.name, cases=result.plan.cases, repeats=result.plan.repeats),
+        plan=HeadPlan(
+            name=result.plan.name,
+            cases=result.plan.cases,
+            repeats=result.plan.repeats,
+            order=result.plan.order,
+        ),
         model=result.model,
         machine=result.machine,
         finished=result.finished,
         price=result.price,
         origin=result.origin,
         summary=result.summary,
+        trials=[HeadTrial(case=t.case, state=t.state, invalid=t.invalid) for t in result.trials],
+        capacities=[
+            HeadCapacity(probes=[HeadProbe(case=probe.case) for probe in one.probes])
+            for one in result.capacities
+        ],
     )
 
 

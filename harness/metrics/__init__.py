@@ -8,10 +8,11 @@ section Words, which follow MLPerf LoadGen (latency from the due time), vLLM and
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 from harness import bounds, stats
 from harness.bounds import Bounds
-from harness.errors import unknown_name
+from harness.errors import ArmbenchError, unknown_name
 from harness.metrics.batched import Phase, decode_work, prefill_work
 from harness.metrics.row import Direction, Metric, Subject
 from harness.metrics.table import METRICS
@@ -26,6 +27,7 @@ __all__ = [
     "Subject",
     "decode_work",
     "metric",
+    "named",
     "prefill_work",
     "summaries",
     "summarise",
@@ -40,6 +42,24 @@ def metric(name: str) -> Metric:
     if name not in BY_NAME:
         raise unknown_name("metric", name, BY_NAME)
     return BY_NAME[name]
+
+
+def named(text: str) -> list[Metric]:
+    """The rows that `text` means: one by its name, or all of a family or a label (`ttft`, `TTFT`).
+
+    Raises ArmbenchError where there is none.
+    """
+    word = text.casefold()
+    exact = [row for row in METRICS if row.name == word]
+    found = exact or [row for row in METRICS if word in (row.family, row.label.casefold())]
+    found = found or [row for row in METRICS if row.label.casefold().rpartition(" p")[0] == word]
+    if not found:
+        near = get_close_matches(word, {row.family for row in METRICS}, n=3, cutoff=0.4)
+        hint = f"near: {', '.join(near)}; " if near else ""
+        raise ArmbenchError(
+            f"unknown metric {text!r}", hint=f"{hint}`armbench explain` lists them all"
+        )
+    return found
 
 
 def valid_trials(trials: Iterable[Trial], case: Case) -> list[Trial]:

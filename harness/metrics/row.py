@@ -13,7 +13,7 @@ from harness.bounds import Bounds
 from harness.records.run import Case, Trial
 
 Direction = Literal["higher", "lower", "none"]
-_PERCENTILE = re.compile(r"_p\d+_s$")
+_PERCENTILE = re.compile(r"_p(\d+)_s$")
 
 
 class Subject(Struct, frozen=True, kw_only=True):
@@ -38,6 +38,22 @@ class Metric(Struct, frozen=True, kw_only=True):
     source: str
     value: Value
 
+    @property
+    def family(self) -> str:
+        """Its name without a percentile: `ttft` for `ttft_p95_s`."""
+        return family(self.name)
+
+    @property
+    def needs(self) -> int | None:
+        """Of a percentile: how many values one trial must have for it."""
+        found = _PERCENTILE.search(self.name)
+        return stats.NEEDED[float(f"0.{found[1]}")] if found else None
+
+
+def family(name: str) -> str:
+    """The name of a metric without its percentile."""
+    return _PERCENTILE.sub("", name)
+
 
 def _told(name: str, computed: Value) -> Value:
     """What another tool told of a trial goes before what its records would give.
@@ -45,13 +61,13 @@ def _told(name: str, computed: Value) -> Value:
     None too where the records can't tell `name`, or all percentiles of its family, though they
     would give a number.
     """
-    family = _PERCENTILE.sub("", name)
+    unknown_by = family(name)
 
     def value(subject: Subject) -> float | None:
         trial = subject.trial
         if name in trial.figures:
             return trial.figures[name]
-        return None if family in trial.unknown else computed(subject)
+        return None if unknown_by in trial.unknown else computed(subject)
 
     return value
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -57,21 +57,32 @@ def table(sheet: Sheet, *, plain: bool) -> Table:
 
 def show_sheet(sheet: Sheet, out: Console) -> None:
     """Table, then its notes."""
-    out.print(table(sheet, plain=not out.is_terminal))
+    for part in _sheet_parts(sheet, plain=not out.is_terminal):
+        out.print(part)
+
+
+def _sheet_parts(sheet: Sheet, *, plain: bool) -> Iterator[RenderableType]:
+    yield table(sheet, plain=plain)
     for note in sheet.notes:
-        out.print(Text(note), style="dim")
+        yield Text(note, style="dim")
 
 
 def show_result(result: Result, out: Console) -> None:
     """The table of `result`, its notes, and what must be read with it."""
+    for part in result_parts(result, plain=not out.is_terminal):
+        out.print(part)
+
+
+def result_parts(result: Result, *, plain: bool) -> Iterator[RenderableType]:
+    """What `show_result` prints, part by part."""
     batched = any(case.load.serving is None for case in result.plan.cases)
     sheets = [*([run_sheet(result)] if batched else []), *serving_sheets(result)]
     for sheet in [*sheets, *tune_sheets(result)]:
-        show_sheet(sheet, out)
+        yield from _sheet_parts(sheet, plain=plain)
     for note in notes(result):
-        out.print(Text(note), style="dim")
+        yield Text(note, style="dim")
     for warning in warnings(result):
-        out.print(Text(f"warning: {warning}"), style="yellow")
+        yield Text(f"warning: {warning}", style="yellow")
 
 
 def show_tune(result: Result, out: Console) -> None:

@@ -63,8 +63,9 @@ def limit(asked: Asked, one: Candidate, d: Dimensions, rates: Rates) -> float | 
         return None
     inputs, outputs = asked.lengths
     context, sequences = inputs + outputs / 2, one.instances * one.batch
-    shared = shared_bytes(one.engine, d, one.dtype, options) > 0
-    weights = cost.weight_bytes_per_step(one.batch) * (1 if shared else one.instances)
+    each = cost.weight_bytes_per_step(one.batch)
+    shared = min(each, shared_bytes(one.engine, d, one.dtype, options))
+    weights = each + (one.instances - 1) * (each - shared)
     keys = sequences * context * cost.kv_bytes_per_token
     computing = cost.shape.decode_flops(context, batch=sequences) / ops
     step_s = computing if cached else max((weights + keys) / read, computing)

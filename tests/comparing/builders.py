@@ -36,6 +36,7 @@ QUESTION = {
     "engine": "torch",
     "dtype": "float32",
     "threads": "2",
+    "instances": "1",
     "options": "",
     "serve": "",
     "load": "single_stream",

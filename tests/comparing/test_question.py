@@ -60,6 +60,24 @@ def test_engines_are_compared_only_where_that_is_asked_for() -> None:
     assert len(question.match(a, b, vary=("engine",))[0]) == 1
 
 
+def test_several_instances_ask_another_question_unless_that_is_what_is_compared() -> None:
+    one, four = [case_values()], [case_values(instances="4")]
+    assert question.match(one, four)[0] == []
+    assert "instances 1 against 4" in question.refuse(one, four, ("a", "b"), ()).message
+    assert labels(question.match(one, four, vary=("instances",))[0], "instances") == [("1", "4")]
+
+
+def test_a_case_that_knows_no_instances_has_one() -> None:
+    old = case_values()
+    key = question.key(old.question)
+    del old.question["instances"]
+    assert question.key(old.question) == key
+    assert len(question.match([old], [case_values()])[0]) == 1
+    four = [case_values(instances="4")]
+    assert question.match([old], four)[0] == []
+    assert "instances 1 against 4" in question.refuse([old], four, ("a", "b"), ()).message
+
+
 def test_what_another_tool_did_not_tell_equals_everything() -> None:
     foreign = case_values(config="", weights="", dtype="", threads="", model="Qwen3-0.6B")
     assert len(question.match([case_values()], [foreign])[0]) == 1

@@ -68,9 +68,9 @@ def test_a_file_is_read_again_only_when_it_changed(
     put(root, "a.json", made.batched())
     database.sql(RATES, root)
     asked: list[list[str]] = []
-    before = index._read
+    before = index.read
     monkeypatch.setattr(
-        index, "_read", lambda r, names: asked.append(list(names)) or before(r, names)
+        index, "read", lambda r, names: asked.append(list(names)) or before(r, names)
     )
     database.sql(RATES, root)
     assert asked == []

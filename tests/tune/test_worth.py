@@ -136,7 +136,7 @@ def test_weights_that_the_last_caches_hold_are_not_bound_by_memory() -> None:
 def test_only_weights_that_instances_share_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     single, several = candidate(threads=64), candidate(threads=16, instances=4)
     assert bound(several) < 1.2 * bound(single)
-    monkeypatch.setattr(torch, "shared_bytes", lambda *_: 2**30, raising=False)
+    monkeypatch.setattr(torch, "shared_bytes", lambda *_: 2**32, raising=False)
     assert bound(several) > 3 * bound(single)
 
 
