@@ -31,6 +31,8 @@ class Listener(Protocol):
 
     def started(self, state: AbState) -> None: ...
 
+    def setting_up(self, side: AbSide) -> None: ...
+
     def trial_ended(self, state: AbState, done: AbTrial) -> None: ...
 
     def looked(self, state: AbState, outcome: GateOutcome) -> None: ...
@@ -40,6 +42,8 @@ class Silent:
     """A listener that tells nobody."""
 
     def started(self, state: AbState) -> None: ...
+
+    def setting_up(self, side: AbSide) -> None: ...
 
     def trial_ended(self, state: AbState, done: AbTrial) -> None: ...
 
@@ -91,9 +95,9 @@ class Ab:
         past = max((count for count in state.looks if count <= self.done), default=None)
         outcome = self.look(past) if past is not None else None
         with trial.interruptible(), ExitStack() as stack:
+            self.listener.started(state)
             self.check_out(stack)
             self.save()
-            self.listener.started(state)
             while (
                 (outcome is None or outcome.exit == Exit.INCONCLUSIVE)
                 and (ahead := schedule.blocks_to_next(self.done, state.looks)) is not None
@@ -160,12 +164,12 @@ class Ab:
         self.listener.trial_ended(state, done)
 
     def place(self, key: SideKey) -> Path | None:
-        """Where the command of a side runs: its checkout, for a command line here.
+        """Where the command of a side runs: its checkout; a command line where it was given.
 
         None is an empty folder: no package beside us may be imported in place of an environment's.
         """
         side: AbSide = getattr(self.state, key)
-        return Path.cwd() if side.kind == "command" else self.folders[key]
+        return Path(self.state.cwd or ".") if side.kind == "command" else self.folders[key]
 
     def check_out(self, stack: ExitStack) -> None:
         """The folders of git references; each is in the state before it exists."""
@@ -182,6 +186,10 @@ class Ab:
                 stack.callback(sides.remove, repository, folder)
                 sides.check_out(side, repository, folder)
                 self.folders["a" if key == "a" else "b"] = folder
+                if state.setup:
+                    self.listener.setting_up(side)
+                    words, variables = sides.fill(side, state.setup, self.folder, folder)
+                    trial.finish(words, variables, folder)
 
     def runs(self, key: SideKey, blocks: int | None = None) -> Runs:
         """What one side gave in the first `blocks`; in all that are complete without a number."""
@@ -242,8 +250,12 @@ def keep_aa(state: AbState, comparison: Comparison, runs: Runs, where: Path) -> 
     if not sides.same(state.a, state.b):
         return 0
     keys = [question.key(group.case.question) for group in runs.groups()]
+    if len(keys) != len(comparison.pairs[0].cases):
+        return 0  # a question was not asked in every trial
     kept = 0
-    for key, case in zip(keys, comparison.pairs[0].cases, strict=False):
+    for key, case in zip(keys, comparison.pairs[0].cases, strict=True):
+        if case.faults:
+            continue
         ratios = {
             row.metric: math.log(row.ratio.value)
             for row in case.metrics
