@@ -22,6 +22,7 @@ from harness.records.ab import AbSide, AbState, AbTrial, SideKey
 from harness.records.comparison import AaEntry, Comparison, GateOutcome, RunValues
 from harness.records.run import Result
 
+SIDES: tuple[SideKey, SideKey] = ("a", "b")
 _LEAST_TIMEOUT_S = 600.0
 BLOCK = "ABBA"
 
@@ -99,7 +100,7 @@ class Ab:
             self.check_out(stack)
             self.save()
             while (
-                (outcome is None or outcome.exit == Exit.INCONCLUSIVE)
+                (outcome is None or self.open(outcome))
                 and (ahead := schedule.blocks_to_next(self.done, state.looks)) is not None
                 and self.worth(ahead)
             ):
@@ -110,6 +111,16 @@ class Ab:
         state.exit = outcome.exit
         self.save()
         return outcome
+
+    def open(self, outcome: GateOutcome) -> bool:
+        """Whether more blocks may still decide it.
+
+        Trials that were disturbed leave it open as long as neither side was it in every one.
+        """
+        if outcome.exit != Exit.INVALID:
+            return outcome.exit == Exit.INCONCLUSIVE
+        groups = [group for key in SIDES for group in self.runs(key).groups()]
+        return all(any(case.valid for _, case in group.members) for group in groups)
 
     def spent(self) -> bool:
         """Whether the time budget is over."""
@@ -166,7 +177,8 @@ class Ab:
     def place(self, key: SideKey) -> Path | None:
         """Where the command of a side runs: its checkout; a command line where it was given.
 
-        None is an empty folder: no package beside us may be imported in place of an environment's.
+        None is the empty folder of its result: no package beside us may be imported in place of an
+        environment's.
         """
         side: AbSide = getattr(self.state, key)
         return Path(self.state.cwd or ".") if side.kind == "command" else self.folders[key]
@@ -178,14 +190,15 @@ class Ab:
         for left in state.checkouts:
             sides.remove(repository, Path(left))
         state.checkouts = []
-        for key, side in (("a", state.a), ("b", state.b)):
+        for key in SIDES:
+            side: AbSide = getattr(state, key)
             if side.commit is not None:
                 folder = sides.new_checkout(side)
                 state.checkouts.append(str(folder))
                 self.save()
                 stack.callback(sides.remove, repository, folder)
                 sides.check_out(side, repository, folder)
-                self.folders["a" if key == "a" else "b"] = folder
+                self.folders[key] = folder
                 if state.setup:
                     self.listener.setting_up(side)
                     words, variables = sides.fill(side, state.setup, self.folder, folder)
@@ -221,7 +234,7 @@ class Ab:
     def look(self, blocks: int) -> GateOutcome:
         """The gate over the first `blocks` blocks, which is one of the planned numbers."""
         try:
-            found = compare([self.runs(key, blocks) for key in ("a", "b")], self.wish)
+            found = compare([self.runs(key, blocks) for key in SIDES], self.wish)
         except NotComparable as error:
             return gate.refused(error.message, [])
         outcome = gate.judge(found, self.rules)

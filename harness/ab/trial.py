@@ -38,14 +38,14 @@ def run(
     timeout_s: float | None = None,
     cwd: Path | None = None,
 ) -> Ran:
-    """Run a command that writes one result under `results`, in `cwd` or in an empty folder.
+    """Run a command that writes one result under `results`, in `cwd` or in that folder.
 
     An exit code of 6 (the run is not valid) counts as ended: the result says what is wrong. Raises
     ArmbenchError where the command can't start, fails, hangs, or writes no result.
     """
     results.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    code = finish(words, variables, cwd, timeout_s, fine=(Exit.FINE, Exit.INVALID))
+    code = finish(words, variables, cwd or results, timeout_s, fine=(Exit.FINE, Exit.INVALID))
     seconds = time.monotonic() - start
     file = newest(results)
     if file is None:
@@ -59,17 +59,17 @@ def run(
 def finish(
     words: Sequence[str],
     variables: dict[str, str],
-    cwd: Path | None,
+    cwd: Path,
     timeout_s: float | None = None,
     *,
     fine: Collection[int] = (0,),
 ) -> int:
-    """Run a command to its end, in `cwd` or in an empty folder; its exit code, one of `fine`.
+    """Run a command to its end in `cwd`; its exit code, one of `fine`.
 
     Raises ArmbenchError, with the last it said, where it ends otherwise, can't start, or hangs.
     """
-    with tempfile.TemporaryDirectory(prefix="armbench-ab-") as home, _log() as log:
-        code = _wait(words, variables, cwd or Path(home), log, timeout_s)
+    with _log() as log:
+        code = _wait(words, variables, cwd, log, timeout_s)
         tail = _tail(log)
     if code not in fine:
         told = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

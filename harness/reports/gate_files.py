@@ -39,7 +39,8 @@ def table(sheet: Sheet) -> list[str]:
 
 
 def _heading(column: Column) -> str:
-    return f"{column.label} ({column.unit})" if column.unit else column.label
+    text = f"{column.label} ({column.unit})" if column.unit else column.label
+    return text.replace("|", "\\|")
 
 
 def _line(cells: Sequence[str]) -> str:
