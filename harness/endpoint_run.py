@@ -248,6 +248,12 @@ class EndpointRun(Run):
             nonlocal told
             told = offer.measure(trial, load, seed=self.spec.seed, stop=stop if slo else None) or ""
 
+        self.watched(trial, work)
+        return told or None
+
+    def watched(self, trial: Trial, work: Callable[[], None]) -> None:
+        """`work`, with what disturbed it and where the engines ran, into `trial`."""
+
         def own_cpu_s() -> float | None:
             if self.target.local and not self.own_pids:
                 return None
@@ -256,12 +262,11 @@ class EndpointRun(Run):
         machine = self.result.machine
         if not self.engines:
             observe(trial, machine, allowed_cpus(machine), work, own_cpu_s)
-            return told or None
+            return
         pids, placed = [pid for pid, _ in self.engines], [cpus for _, cpus in self.engines]
         with watches(pids, placed, self.plan.driver_cpus) as seen:
             observe(trial, machine, [c for cpus in placed for c in cpus], work, own_cpu_s)
         prove(trial, [watch.proof() for watch in seen])
-        return told or None
 
     def measure(self) -> None:
         """Trials of the loads asked for; more until they are sure; then the capacity."""

@@ -158,23 +158,10 @@ class EngineRun(Run):
 
     def prepare_variant(self, variant: Variant, reference: Path | str) -> Prepared:
         """Convert for, check and shortly time one variant."""
-        assert variant.dtype is not None  # a plan names it
-        spec = EngineSpec(
-            engine=variant.engine,
-            checkpoint=str(self.model.folder),
-            dtype=variant.dtype,
-            cpus=self.plan.instance_cpus(variant)[0],
-            options=variant.options,
-        )
-        stored = engines.stored(variant.engine, variant.dtype, variant.options)
-        check = Check(variant=variant, ok=None, stored=stored)
-        prepared = Prepared(spec, check, {})
-        name = variant.label
+        prepared = self.described(variant)
+        spec, check, name = prepared.spec, prepared.check, variant.label
         try:
-            folder, check.prepare_s = conversion.prepare(
-                variant, self.model, self.fingerprint, self.plan.cpus, self.listener.phase
-            )
-            spec.prepared = str(folder) if folder else None
+            self.convert(prepared)
             self.listener.phase(f"{name}: comparing with the reference, then a short timing")
             with self.crew(spec, variant) as crew:
                 check.load_s = _load(crew, _FIRST_TIMEOUT_S)
@@ -184,6 +171,30 @@ class EngineRun(Run):
         except EngineFailed as error:
             check.reason = error.reason
         return prepared
+
+    def described(self, variant: Variant) -> Prepared:
+        """What a process of `variant` is told; nothing is converted or checked yet."""
+        assert variant.dtype is not None  # a plan names it
+        spec = EngineSpec(
+            engine=variant.engine,
+            checkpoint=str(self.model.folder),
+            dtype=variant.dtype,
+            cpus=self.plan.instance_cpus(variant)[0],
+            options=variant.options,
+        )
+        stored = engines.stored(variant.engine, variant.dtype, variant.options)
+        return Prepared(spec, Check(variant=variant, ok=None, stored=stored), {})
+
+    def convert(self, prepared: Prepared) -> None:
+        """What the engine reads, from the checkpoint or from the cache."""
+        folder, prepared.check.prepare_s = conversion.prepare(
+            prepared.check.variant,
+            self.model,
+            self.fingerprint,
+            self.plan.cpus,
+            self.listener.phase,
+        )
+        prepared.spec.prepared = str(folder) if folder else None
 
     def check_variant(self, process: EngineProcess, check: Check, reference: Path | str) -> None:
         if check.variant.engine == "fake":
@@ -313,14 +324,7 @@ class EngineRun(Run):
         trial.warmup_stable = all(stable for _, stable in warm)
 
         def work() -> None:
-            trial.records = run_together(
-                crew,
-                load,
-                seed=seed,
-                repeat=trial.repeat,
-                vocabulary=self.vocabulary,
-                timeout_s=timeout_s,
-            )
+            trial.records = self.drive(crew, case, trial.repeat)
 
         pids, cpus = [*crew.pids, os.getpid()], self.plan.cpus_of(case.variant)
         with watches(crew.pids, [s.cpus for s in crew.specs], self.plan.driver_cpus) as seen:
@@ -328,6 +332,18 @@ class EngineRun(Run):
         reported = crew.each(lambda _, process: process.report(timeout_s))
         tell_engines(trial, seen, reported)
         trial.window_ns = _window(trial)
+
+    def drive(self, crew: Crew, case: Case, repeat: int) -> list[RequestRecord]:
+        """The requests of one trial, which are timed."""
+        assert self.plan.seed is not None  # only an imported plan has none
+        return run_together(
+            crew,
+            case.load,
+            seed=self.plan.seed,
+            repeat=repeat,
+            vocabulary=self.vocabulary,
+            timeout_s=self.timeout(case),
+        )
 
 
 def _load(crew: Crew, timeout_s: float, trial: Trial | None = None) -> float:

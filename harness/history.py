@@ -2,8 +2,9 @@
 
 `<results>/<machine>/history/` holds files of JSON lines that only grow: `runs.jsonl`, one line for
 each finished result, with what many runs share in `heads.jsonl`; `aa.jsonl`, one for each A/A
-comparison. All can be deleted: the index is made again from the results, and without A/A
-comparisons margins are the defaults of the gate.
+comparison; `notes.jsonl`, one for each label that a run was given later. All can be deleted: the
+index is made again from the results (without labels), and without A/A comparisons margins are the
+defaults of the gate.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from harness.comparing import question, samples, values
 from harness.comparing.rules import Rules
 from harness.errors import ArmbenchError
 from harness.records.comparison import AaEntry, CaseValues, Margin, RunValues
-from harness.records.history import Head, Line, Series
+from harness.records.history import Head, Line, Note, Series
 from harness.records.run import Result
 from harness.steps import FEW, steps
 
 FOLDER = "history"
-RUNS, HEADS, AA = "runs.jsonl", "heads.jsonl", "aa.jsonl"
+RUNS, HEADS, AA, NOTES = "runs.jsonl", "heads.jsonl", "aa.jsonl", "notes.jsonl"
 AA_MOST = 100  # pairs of each question that count: older ones were measured in another world
 LATEST = 1000  # runs of each question that are searched for steps
 
-L = TypeVar("L", Line, Head, AaEntry)
+L = TypeVar("L", Line, Head, AaEntry, Note)
 
 
 class Point(NamedTuple):
@@ -63,6 +64,7 @@ class History:
         self.heads = {head.key: head for head in _lines(where / HEADS, Head)}
         every = (line for line in _lines(where / RUNS, Line) if line.head in self.heads)
         self.lines = sorted(every, key=lambda line: line.created)
+        self.notes = {(note.file, note.ref) for note in _lines(where / NOTES, Note)}
 
     def by_question(self) -> dict[str, list[Point]]:
         """Valid cases by the key of their question, oldest first."""
@@ -82,7 +84,8 @@ class History:
         return [
             self.run(line)
             for line in self.lines
-            if line.ref == ref and self.heads[line.head].run.plan == plan
+            if (line.ref == ref or (line.file, ref) in self.notes)
+            and self.heads[line.head].run.plan == plan
         ]
 
     def run(self, line: Line) -> RunValues:
@@ -127,19 +130,27 @@ class History:
         return found
 
     def series(
-        self, wanted: Sequence[str], rules: Rules, margin: Callable[[str, str], Margin]
+        self,
+        wanted: Sequence[str],
+        rules: Rules,
+        margin: Callable[[str, str], Margin],
+        plan: str | None = None,
     ) -> list[Series]:
         """Each metric of `wanted` for each question over time, with its steps.
 
-        `margin` gives the noise margin of (metric, key of the question) between separate runs.
-        Raises ArmbenchError for an unknown metric.
+        Only of `plan` where that is given. `margin` gives the noise margin of (metric, key of the
+        question) between separate runs. Raises ArmbenchError for an unknown metric.
         """
         for name in wanted:
             metrics.metric(name)
         found = []
         for key, points in self.by_question().items():
             for name in wanted:
-                told = [(p, v) for p in points if (v := p.value(name)) is not None]
+                told = [
+                    (p, v)
+                    for p in points
+                    if plan in (None, p.head.run.plan) and (v := p.value(name)) is not None
+                ]
                 if told:
                     found.append(_series(name, told[-LATEST:], rules, margin(name, key)))
         return found
@@ -161,7 +172,7 @@ def _lines(path: Path, kind: type[L]) -> Iterator[L]:
         raise ArmbenchError(f"history {path} cannot be read: {error.strerror}") from error
 
 
-def _append(path: Path, lines: Iterable[Line | Head | AaEntry]) -> None:
+def _append(path: Path, lines: Iterable[Line | Head | AaEntry | Note]) -> None:
     """Add lines in one write, so that two writers never mix theirs, after a line cut off too."""
     body = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
     if not body:
@@ -190,6 +201,21 @@ def _whole(path: Path) -> bool:
 def add_aa(where: Path, entry: AaEntry) -> None:
     """Keep one A/A comparison."""
     _append(where / AA, [entry])
+
+
+def note(where: Path, ref: str, files: Iterable[str], *, commit: str | None = None) -> None:
+    """Label runs of the index in `where`.
+
+    Raises ArmbenchError for one that is not in it: it is not finished, or can't be read.
+    """
+    known, asked = {line.file for line in _lines(where / RUNS, Line)}, list(files)
+    if missing := [file for file in asked if file not in known]:
+        raise ArmbenchError(
+            f"no finished run: {', '.join(missing)}", hint="finish it with `armbench run --resume`"
+        )
+    there = {(note.file, note.ref) for note in _lines(where / NOTES, Note)}
+    new = [Note(file=file, ref=ref, commit=commit) for file in asked if (file, ref) not in there]
+    _append(where / NOTES, new)
 
 
 def index(

@@ -110,10 +110,12 @@ LAYERS = {
     "endpoint_run": 4,
     "endpoint_spec": 4,
     "managed_run": 4,
+    "timed_run": 4,
     "begin": 4,
     "reports": 5,
     "interchange": 5,
     "cli": 6,
+    "pytest_plugin": 6,
     "__main__": 6,
 }
 HEAVY = {"torch", "transformers", "onnxruntime", "onnx", "optimum", "onnxruntime_genai", "openvino"}

@@ -22,6 +22,7 @@ from harness.records.ab import AbSide, AbState, AbTrial, SideKey
 from harness.records.comparison import AaEntry, Comparison, GateOutcome, RunValues
 from harness.records.run import Result
 
+SIDES: tuple[SideKey, SideKey] = ("a", "b")
 _LEAST_TIMEOUT_S = 600.0
 BLOCK = "ABBA"
 
@@ -30,6 +31,8 @@ class Listener(Protocol):
     """What is told while it goes on."""
 
     def started(self, state: AbState) -> None: ...
+
+    def setting_up(self, side: AbSide) -> None: ...
 
     def trial_ended(self, state: AbState, done: AbTrial) -> None: ...
 
@@ -40,6 +43,8 @@ class Silent:
     """A listener that tells nobody."""
 
     def started(self, state: AbState) -> None: ...
+
+    def setting_up(self, side: AbSide) -> None: ...
 
     def trial_ended(self, state: AbState, done: AbTrial) -> None: ...
 
@@ -91,11 +96,11 @@ class Ab:
         past = max((count for count in state.looks if count <= self.done), default=None)
         outcome = self.look(past) if past is not None else None
         with trial.interruptible(), ExitStack() as stack:
+            self.listener.started(state)
             self.check_out(stack)
             self.save()
-            self.listener.started(state)
             while (
-                (outcome is None or outcome.exit == Exit.INCONCLUSIVE)
+                (outcome is None or self.open(outcome))
                 and (ahead := schedule.blocks_to_next(self.done, state.looks)) is not None
                 and self.worth(ahead)
             ):
@@ -106,6 +111,16 @@ class Ab:
         state.exit = outcome.exit
         self.save()
         return outcome
+
+    def open(self, outcome: GateOutcome) -> bool:
+        """Whether more blocks may still decide it.
+
+        Trials that were disturbed leave it open as long as neither side was it in every one.
+        """
+        if outcome.exit != Exit.INVALID:
+            return outcome.exit == Exit.INCONCLUSIVE
+        groups = [group for key in SIDES for group in self.runs(key).groups()]
+        return all(any(case.valid for _, case in group.members) for group in groups)
 
     def spent(self) -> bool:
         """Whether the time budget is over."""
@@ -160,12 +175,13 @@ class Ab:
         self.listener.trial_ended(state, done)
 
     def place(self, key: SideKey) -> Path | None:
-        """Where the command of a side runs: its checkout, for a command line here.
+        """Where the command of a side runs: its checkout; a command line where it was given.
 
-        None is an empty folder: no package beside us may be imported in place of an environment's.
+        None is the empty folder of its result: no package beside us may be imported in place of an
+        environment's.
         """
         side: AbSide = getattr(self.state, key)
-        return Path.cwd() if side.kind == "command" else self.folders[key]
+        return Path(self.state.cwd or ".") if side.kind == "command" else self.folders[key]
 
     def check_out(self, stack: ExitStack) -> None:
         """The folders of git references; each is in the state before it exists."""
@@ -174,14 +190,19 @@ class Ab:
         for left in state.checkouts:
             sides.remove(repository, Path(left))
         state.checkouts = []
-        for key, side in (("a", state.a), ("b", state.b)):
+        for key in SIDES:
+            side: AbSide = getattr(state, key)
             if side.commit is not None:
                 folder = sides.new_checkout(side)
                 state.checkouts.append(str(folder))
                 self.save()
                 stack.callback(sides.remove, repository, folder)
                 sides.check_out(side, repository, folder)
-                self.folders["a" if key == "a" else "b"] = folder
+                self.folders[key] = folder
+                if state.setup:
+                    self.listener.setting_up(side)
+                    words, variables = sides.fill(side, state.setup, self.folder, folder)
+                    trial.finish(words, variables, folder)
 
     def runs(self, key: SideKey, blocks: int | None = None) -> Runs:
         """What one side gave in the first `blocks`; in all that are complete without a number."""
@@ -213,7 +234,7 @@ class Ab:
     def look(self, blocks: int) -> GateOutcome:
         """The gate over the first `blocks` blocks, which is one of the planned numbers."""
         try:
-            found = compare([self.runs(key, blocks) for key in ("a", "b")], self.wish)
+            found = compare([self.runs(key, blocks) for key in SIDES], self.wish)
         except NotComparable as error:
             return gate.refused(error.message, [])
         outcome = gate.judge(found, self.rules)
@@ -242,8 +263,12 @@ def keep_aa(state: AbState, comparison: Comparison, runs: Runs, where: Path) -> 
     if not sides.same(state.a, state.b):
         return 0
     keys = [question.key(group.case.question) for group in runs.groups()]
+    if len(keys) != len(comparison.pairs[0].cases):
+        return 0  # a question was not asked in every trial
     kept = 0
-    for key, case in zip(keys, comparison.pairs[0].cases, strict=False):
+    for key, case in zip(keys, comparison.pairs[0].cases, strict=True):
+        if case.faults:
+            continue
         ratios = {
             row.metric: math.log(row.ratio.value)
             for row in case.metrics

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,8 +28,15 @@ def plan(
     most: int = schedule.MOST_BLOCKS,
     budget_s: float | None = None,
     repository: Path | None = None,
+    setup: Sequence[str] = (),
 ) -> AbState:
-    """The comparison that would be made; nothing is run or written."""
+    """The comparison that would be made; nothing is run or written.
+
+    Both sides the same, for the noise margin, get one look after the `least` blocks: one that ends
+    when it looks quiet enough would tell of less noise than there is.
+    """
+    if sides.same(base, head):
+        most = least
     planned = schedule.looks(least, most)
     return AbState(
         schema=AB_SCHEMA,
@@ -38,7 +48,9 @@ def plan(
         looks=planned,
         alpha=rules.alpha,
         budget_s=budget_s,
-        repository=str(repository) if repository else None,
+        repository=str(repository.absolute()) if repository else None,
+        cwd=str(Path.cwd()),
+        setup=list(setup),
     )
 
 
@@ -57,6 +69,10 @@ def describe(state: AbState) -> list[str]:
         lines.append(
             f"{letter} = {side.name} ({side.kind} {side.text}{at}): {' '.join(side.command)}"
         )
+    if state.setup:
+        lines.append(f"once in each checkout: {shlex.join(state.setup)}")
+    if "git" in (state.a.kind, state.b.kind):
+        lines.append(f"checkouts run with the packages of {sys.prefix}")
     lines.append(f"looks after {', '.join(map(str, state.looks))} blocks, each at {share:.2%}")
     lines.append(f"order: {' '.join(state.order)}")
     if sides.same(state.a, state.b):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,8 @@ def parse(
 
     A folder with a Python in `bin` is a virtual environment, what git resolves a reference, the
     rest a command line. `command` is what measures a checkout or an environment; where it is empty,
-    `armbench run` with the arguments `run`. Raises ArmbenchError for what is none of these.
+    `armbench run` with the arguments `run`. Raises ArmbenchError for what is none of these, for a
+    checkout without armbench that no command measures, and for a program that is not there.
     """
     kind, rest = _kind(text, repository)
     if kind == "venv":
@@ -40,12 +42,18 @@ def parse(
             name=name, kind="venv", text=rest, command=_filled(command, run, str(python.absolute()))
         )
     if kind == "git":
+        commit = resolve(rest, repository)
+        if not command and not _has_armbench(commit, repository):
+            raise ArmbenchError(
+                f"{rest} has no harness/__main__.py: it is no commit of armbench",
+                hint="say how a checkout is measured: --command '{python} bench.py {results}'",
+            )
         return AbSide(
             name=name,
             kind="git",
             text=rest,
             command=_filled(command, run, sys.executable),
-            commit=resolve(rest, repository),
+            commit=commit,
             variables={"PYTHONPATH": "{dir}"},
         )
     try:
@@ -54,7 +62,25 @@ def parse(
         raise ArmbenchError(f"command {rest!r} can't be read: {error}") from error
     if not words:
         raise ArmbenchError(f"--{name} is empty", hint="give a command, a venv or a git reference")
+    if shutil.which(words[0]) is None:
+        raise ArmbenchError(
+            f"--{name} {rest}: {words[0]!r} is no program here, no virtual environment, and no "
+            f"branch, tag or commit of {repository}",
+            hint="write cmd:…, venv:FOLDER or git:REF to say which is meant; in CI, check out with "
+            "full history",
+        )
     return AbSide(name=name, kind="command", text=rest, command=words)
+
+
+def installed(name: str, command: Sequence[str], run: Sequence[str]) -> AbSide:
+    """The side of the armbench that runs, whatever it was installed from."""
+    return AbSide(
+        name=name, kind="venv", text=sys.prefix, command=_filled(command, run, sys.executable)
+    )
+
+
+def _has_armbench(commit: str, repository: Path) -> bool:
+    return git(repository, "cat-file", "-e", f"{commit}:harness/__main__.py").returncode == 0
 
 
 def _kind(text: str, repository: Path) -> tuple[str, str]:
@@ -139,12 +165,19 @@ def remove(repository: Path, folder: Path) -> None:
 
 def command(side: AbSide, results: Path, folder: Path | None) -> tuple[list[str], dict[str, str]]:
     """(command line, variables) of one trial that writes its result under `results`."""
+    return fill(side, side.command, results, folder)
 
-    def fill(text: str) -> str:
+
+def fill(
+    side: AbSide, words: Sequence[str], results: Path, folder: Path | None
+) -> tuple[list[str], dict[str, str]]:
+    """(`words` with their places filled in, the variables of `side`)."""
+
+    def filled(text: str) -> str:
         return text.replace("{results}", str(results)).replace("{dir}", str(folder or ""))
 
-    variables = {name: fill(text) for name, text in side.variables.items()}
+    variables = {name: filled(text) for name, text in side.variables.items()}
     before = os.environ.get("PYTHONPATH")
     if "PYTHONPATH" in variables and before:
         variables["PYTHONPATH"] += os.pathsep + before
-    return [fill(word) for word in side.command], variables | {"ARMBENCH_RESULTS": str(results)}
+    return [filled(word) for word in words], variables | {"ARMBENCH_RESULTS": str(results)}

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from harness import store
 from harness.errors import ArmbenchError, Exit
+from harness.parent import die_with_parent
 
 _TAIL_BYTES = 4000
 _GRACE_S = 5.0
@@ -37,28 +38,46 @@ def run(
     timeout_s: float | None = None,
     cwd: Path | None = None,
 ) -> Ran:
-    """Run a command that writes one result under `results`, in `cwd` or in an empty folder.
+    """Run a command that writes one result under `results`, in `cwd` or in that folder.
 
     An exit code of 6 (the run is not valid) counts as ended: the result says what is wrong. Raises
     ArmbenchError where the command can't start, fails, hangs, or writes no result.
     """
     results.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="armbench-ab-") as home, _log() as log:
-        code = _wait(words, variables, cwd or Path(home), log, timeout_s)
-        seconds = time.monotonic() - start
-        tail = _tail(log)
-    shown = " ".join(words)[:200]
-    if code not in (Exit.FINE, Exit.INVALID):
-        told = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise ArmbenchError(f"{shown}: {told}: {tail[-800:]}", hint="mend it, then --resume")
+    code = finish(words, variables, cwd or results, timeout_s, fine=(Exit.FINE, Exit.INVALID))
+    seconds = time.monotonic() - start
     file = newest(results)
     if file is None:
         raise ArmbenchError(
-            f"{shown} wrote no result below {results}",
+            f"{' '.join(words)[:200]} wrote no result below {results}",
             hint="let it write where {results} or ARMBENCH_RESULTS says",
         )
     return Ran(file, seconds, code)
+
+
+def finish(
+    words: Sequence[str],
+    variables: dict[str, str],
+    cwd: Path,
+    timeout_s: float | None = None,
+    *,
+    fine: Collection[int] = (0,),
+) -> int:
+    """Run a command to its end in `cwd`; its exit code, one of `fine`.
+
+    Raises ArmbenchError, with the last it said, where it ends otherwise, can't start, or hangs.
+    """
+    with _log() as log:
+        code = _wait(words, variables, cwd, log, timeout_s)
+        tail = _tail(log)
+    if code not in fine:
+        told = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise ArmbenchError(
+            f"{' '.join(words)[:200]}: {told}: {tail[-800:] or 'it said nothing'}",
+            hint="mend it, then --resume",
+        )
+    return code
 
 
 @contextmanager
@@ -84,6 +103,7 @@ def _wait(
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 (one thread runs here)
         )
     except OSError as error:
         raise ArmbenchError(f"{words[0]} can't be started: {error.strerror}") from error
@@ -99,11 +119,12 @@ def _wait(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all that it started, politely first; nothing where it has ended."""
+    """End the command and all that it started, politely first.
+
+    What it left running when it ended would disturb the next trial, of the other side maybe.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_S)
@@ -127,13 +148,21 @@ def newest(results: Path) -> Path | None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM as KeyboardInterrupt, so that checkouts are removed when a job is cancelled."""
+    """SIGTERM as KeyboardInterrupt, so that checkouts are removed when a job is cancelled.
+
+    What follows the first signal is ignored: CI sends SIGINT and then SIGTERM, and a cleanup that
+    is broken off leaves behind what it should take away.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

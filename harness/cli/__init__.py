@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 
 from harness import __version__
 from harness.cli import (
+    ab,
     cache,
     ceilings,
     compare,
     cost,
     engines,
     exchange,
+    history,
     load,
     machine,
     prices,
@@ -30,7 +32,7 @@ from harness.errors import EXIT_MEANINGS, ArmbenchError, Exit
 
 _COMMANDS = (
     *(run, tune, load, serve, machine, ceilings, engines, show, listing),
-    *(compare, report, cost, prices, exchange, cache),
+    *(compare, ab, history, report, cost, prices, exchange, cache),
 )
 
 

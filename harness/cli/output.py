@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness.errors import Exit
 
 if TYPE_CHECKING:
+    from harness.records.comparison import GateOutcome
     from harness.records.machine import Machine
     from harness.records.run import Result
     from harness.runner import Listener, Run
@@ -20,6 +21,31 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """The flags of a command that writes a result and prints it."""
     parser.add_argument("--results", metavar="DIR", help="results folder (default: results)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def add_verdict(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that ends in a verdict."""
+    parser.add_argument("--markdown", metavar="FILE", help="for a job summary or a comment")
+    parser.add_argument("--junit", metavar="FILE", help="as JUnit XML")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def write_verdict(arguments: argparse.Namespace, outcome: GateOutcome, command: str) -> None:
+    """The outcome into the files asked for, and as JSON or as its table."""
+    from harness import store
+    from harness.reports import gate_files
+    from harness.reports.comparison import gate_sheet
+    from harness.reports.terminal import console, show_sheet
+
+    if arguments.markdown:
+        text = gate_files.gate_markdown(outcome, command)
+        store.write(text.encode(), Path(arguments.markdown))
+    if arguments.junit:
+        store.write(gate_files.junit(outcome, command).encode(), Path(arguments.junit))
+    if arguments.json:
+        sys.stdout.write(gate_files.as_json(outcome))
+    else:
+        show_sheet(gate_sheet(outcome), console())
 
 
 def print_json(value: object) -> None:

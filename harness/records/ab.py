@@ -58,4 +58,7 @@ class AbState(Struct, kw_only=True):
     looked: list[int] = field(default_factory=list)
     checkouts: list[str] = field(default_factory=list)  # to be removed, also after a kill
     repository: str | None = None
+    cwd: str | None = None  # where commands run
+    setup: list[str] = field(default_factory=list)  # once in each checkout, before any trial
     exit: int | None = None
+    kept: int = 0  # A/A comparisons of it in the history: once is enough

@@ -28,6 +28,14 @@ class Line(Struct, kw_only=True):
     commit: str | None = None
 
 
+class Note(Struct, kw_only=True):
+    """A label for a run that is in the index, beside the one it came with."""
+
+    file: str  # relative to the machine's folder
+    ref: str
+    commit: str | None = None
+
+
 class Series(Struct, kw_only=True):
     """One metric of one question over time on one machine, and its steps."""
 

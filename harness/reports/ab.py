@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harness.ab.planning import describe
-from harness.records.ab import AbState, AbTrial
+from harness.records.ab import AbSide, AbState, AbTrial
 from harness.records.comparison import GateOutcome
 from harness.units import format_duration
 
@@ -21,6 +21,9 @@ class AbLines:
             self.say(line)
         if state.trials:
             self.say(f"going on after {len(state.trials) // 4} blocks")
+
+    def setting_up(self, side: AbSide) -> None:
+        self.say(f"setting up the checkout of {side.name} ({side.text})")
 
     def trial_ended(self, state: AbState, done: AbTrial) -> None:
         side = state.a if done.side == "a" else state.b

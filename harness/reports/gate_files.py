@@ -8,7 +8,7 @@ know are replaced.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from xml.etree import ElementTree as ET
 
 import msgspec
@@ -39,18 +39,19 @@ def table(sheet: Sheet) -> list[str]:
 
 
 def _heading(column: Column) -> str:
-    return f"{column.label} ({column.unit})" if column.unit else column.label
+    text = f"{column.label} ({column.unit})" if column.unit else column.label
+    return text.replace("|", "\\|")
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def gate_markdown(outcome: GateOutcome) -> str:
+def gate_markdown(outcome: GateOutcome, command: str = "gate") -> str:
     """The summary, the verdict table, and folded away what it was compared with."""
     name = EXIT_MEANINGS[Exit(outcome.exit)]
     mark = "✅" if outcome.exit == Exit.FINE else "❌"
-    lines = [f"### {mark} armbench gate: {name}", "", code(outcome.summary), ""]
+    lines = [f"### {mark} armbench {command}: {name}", "", code(outcome.summary), ""]
     if outcome.failing:
         lines += [f"Failing: {', '.join(code(text) for text in outcome.failing)}", ""]
     if outcome.rows:
@@ -71,10 +72,10 @@ def _folded(comparison: Comparison) -> list[str]:
     return [*lines, "</details>", ""]
 
 
-def comparison_markdown(comparison: Comparison) -> str:
-    """Every table of a comparison."""
+def comparison_markdown(comparison: Comparison, only: Collection[str] = ()) -> str:
+    """Every table of a comparison; `only` as in `comparison_sheets`."""
     lines: list[str] = []
-    for sheet in comparison_sheets(comparison):
+    for sheet in comparison_sheets(comparison, only):
         lines += [f"### {code(sheet.title)}", "", *table(sheet), ""]
         lines += [*(f"- {code(note)}" for note in sheet.notes), ""]
     return _cut(lines)
@@ -96,18 +97,18 @@ def _clean(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)
 
 
-def junit(outcome: GateOutcome) -> str:
+def junit(outcome: GateOutcome, command: str = "gate") -> str:
     """One suite: regressed rows fail, invalid ones are errors, inconclusive ones are skipped.
 
     An outcome without rows (not comparable, too short) is one error, so that it never passes.
     """
     rows = outcome.rows or [
-        GateRow(case="gate", metric="all", state="invalid", text=outcome.summary)
+        GateRow(case=command, metric="all", state="invalid", text=outcome.summary)
     ]
     counts = {state: sum(row.state == state for row in rows) for state in _RESULTS}
     suite = ET.Element(
         "testsuite",
-        name="armbench gate",
+        name=f"armbench {command}",
         tests=str(len(rows)),
         failures=str(counts["regressed"]),
         errors=str(counts["invalid"]),

@@ -62,6 +62,11 @@ def command(bench: Path, step: float, *more: str) -> str:
     return " ".join([*words, str(step), *more])
 
 
+def like(bench: Path) -> str:
+    """Another command that measures the same as `command(bench, 10.0)`."""
+    return command(bench, 10.0).replace(" 10.0", " 10.00")
+
+
 def planned(bench: Path, rules: Rules, a: str, b: str, **more: Any) -> AbState:
     base, head = (sides.parse(n, t, [], [], bench) for n, t in (("base", a), ("head", b)))
     return planning.plan(base, head, rules, **more)
@@ -90,6 +95,7 @@ def test_the_same_command_twice_is_unchanged_and_kept_for_the_margin(
 ) -> None:
     both = command(bench, 10.0)
     state = planned(bench, rules, both, both)
+    assert state.looks == [schedule.LEAST_BLOCKS]  # one that ends when it is quiet tells too little
     comparing = conduct.Ab(state, folder(bench), rules)
     outcome = comparing.conduct()
     assert outcome.exit == Exit.FINE
@@ -165,8 +171,7 @@ def test_a_spent_budget_leaves_what_the_last_look_said(bench: Path, rules: Rules
                 raise KeyboardInterrupt
 
     rules.margin.interleaved = 0.0  # nothing is ever unchanged, and nothing changed
-    both = command(bench, 10.0)
-    state = planned(bench, rules, both, both)
+    state = planned(bench, rules, command(bench, 10.0), like(bench))
     with pytest.raises(KeyboardInterrupt):
         conduct.Ab(state, folder(bench), rules, listener=Stop()).conduct()
     again = planning.load(folder(bench))
@@ -191,7 +196,6 @@ def test_no_block_is_begun_that_no_look_would_count(bench: Path, rules: Rules) -
     ("text", "words"),
     [
         ("true", "wrote no result"),
-        ("no-such-program", "can't be started"),
         ("sh -c 'kill -9 $$'", "killed by SIGKILL"),
         ("sh -c 'echo boom >&2; exit 3'", "boom"),
     ],
@@ -319,6 +323,8 @@ def test_an_environment_runs_its_own_armbench(bench: Path, rules: Rules) -> None
         ("venv:/nowhere", "no virtual environment"),
         ("cmd:", "--base is empty"),
         ("cmd:'unclosed", "can't be read"),
+        ("mian", "no program here, no virtual environment, and no branch"),
+        ("HEAD", "it is no commit of armbench"),
     ],
 )
 def test_a_side_that_is_nothing_is_refused(text: str, words: str, repository: Path) -> None:
@@ -340,11 +346,13 @@ def test_the_looks_are_fixed_before_the_start() -> None:
 
 def test_a_dry_run_says_what_would_run(bench: Path, rules: Rules) -> None:
     both = command(bench, 10.0)
-    text = "\n".join(planning.describe(planned(bench, rules, both, both, budget_s=60.0)))
+    state = planned(bench, rules, both, like(bench), budget_s=60.0)
+    text = "\n".join(planning.describe(state))
     assert "20 blocks of 4 trials" in text
     assert "at most 60 s" in text
     assert "each at 1.00%" in text
-    assert "A/A" in text
+    assert "A/A" not in text
+    assert "A/A" in "\n".join(planning.describe(planned(bench, rules, both, both)))
     assert not folder(bench).exists()
 
 
@@ -358,8 +366,7 @@ def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_what_happens_is_told_line_by_line(bench: Path, rules: Rules) -> None:
     lines: list[str] = []
-    both = command(bench, 10.0)
-    state = planned(bench, rules, both, both, budget_s=600.0)
+    state = planned(bench, rules, command(bench, 10.0), like(bench), budget_s=600.0)
     conduct.Ab(state, folder(bench), rules, listener=AbLines(lines.append)).conduct()
     assert any(line.startswith("block 1/20, trial 1/4") for line in lines)
     assert "of the budget left" in lines[-2]
