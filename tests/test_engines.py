@@ -37,7 +37,6 @@ RIGHT = [
     ("onnxruntime", "float32", {"exporter": "optimum"}),
     ("transformers", "float32", {}),
     ("transformers", "float32", {"cache": "static", "attention": "eager"}),
-    ("transformers", "bfloat16", {}),
     ("onnxruntime", "int8", {}),
     ("onnxruntime", "int8", {"int8": "dynamic"}),
     ("onnxruntime", "int4", {}),
