@@ -210,7 +210,9 @@ def browser() -> Iterator[Browser]:
             [driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            yield _started(port, profile)
+            started = _started(port, profile)
+            yield started
+            started.ask("DELETE", "")  # ends the browser; the driver alone would leave it
         finally:
             process.terminate()
             process.wait()
