@@ -41,7 +41,7 @@ def overlap_faults(trial: Trial, case: Case) -> list[str]:
     spans = together.spans(trial)
     if lacking := set(range(case.variant.instances)) - set(spans):
         return [f"instance {', '.join(map(str, sorted(lacking)))} produced nothing"]
-    window, longest = together.window(trial), max(end - start for start, end in spans.values())
+    window, longest = together.window(trial), together.longest_ns(trial)
     shared = window[1] - window[0] if window else 0
     if shared >= OVERLAP_LEAST * longest:
         return []

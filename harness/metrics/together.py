@@ -56,8 +56,22 @@ class Together(NamedTuple):
 
 def spans(trial: Trial) -> dict[int, Span]:
     """From the begin of the first request of each instance to its last token."""
+    return _spans(r for r in trial.records if r.token_ns)
+
+
+def longest_ns(trial: Trial) -> int:
+    """The longest time from an instance's begin to the end of what it did whole.
+
+    A request that was cut off kept its instance busy until the others were done, and how far it
+    reached beyond that says nothing: a prompt that is being passed can't be cut.
+    """
+    whole = _spans(r for r in trial.records if r.token_ns and r.finish != "cancelled")
+    return max((end - start for start, end in whole.values()), default=0)
+
+
+def _spans(records: Iterable[RequestRecord]) -> dict[int, Span]:
     found: dict[int, Span] = {}
-    for record in (r for r in trial.records if r.token_ns):
+    for record in records:
         start = record.sent_ns if record.started_ns is None else record.started_ns
         low, high = found.get(record.instance, (start, record.token_ns[-1]))
         found[record.instance] = min(low, start), max(high, record.token_ns[-1])

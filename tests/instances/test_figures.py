@@ -93,6 +93,17 @@ def test_instances_that_begin_and_end_nearly_together_are_valid() -> None:
     assert value("prefill_tok_per_s", near) == pytest.approx(2 * 100 / 0.1)
 
 
+def test_a_prompt_that_could_not_be_cut_in_time_makes_no_trial_invalid() -> None:
+    """The second is done at 1700 and passes one more prompt until the first is: to 2600."""
+    fine = trial(
+        record(0, 0, list(range(1600, 2001, 10))),
+        record(1, 0, list(range(1500, 1701, 5))),
+        record(1, 1700, [2600], finish="cancelled"),
+    )
+    assert fine.window_ns == (0, 2000 * MS)
+    assert validity.overlap_faults(fine, case(2)) == []
+
+
 def test_a_phase_counts_only_where_all_instances_are_in_it() -> None:
     """The second prefills while the first decodes: neither phase is what both do at once."""
     turns = trial(
