@@ -69,7 +69,11 @@ def test_a_missing_python_is_named(bench: Path) -> None:
 def test_every_shell_script_parses() -> None:
     scripts = [
         path
-        for path in [*(REPOSITORY / "scripts").iterdir(), REPOSITORY / ".ci" / "run"]
+        for path in [
+            *(REPOSITORY / "scripts").iterdir(),
+            *(REPOSITORY / ".github" / "actions").glob("*/*"),
+            REPOSITORY / ".ci" / "run",
+        ]
         if path.is_file() and SHELL.match(path.read_text().splitlines()[0])
     ]
     assert len(scripts) >= 4

@@ -44,6 +44,8 @@ def write_verdict(arguments: argparse.Namespace, outcome: GateOutcome, command: 
         store.write(gate_files.junit(outcome, command).encode(), Path(arguments.junit))
     if arguments.json:
         sys.stdout.write(gate_files.as_json(outcome))
+    elif not outcome.rows:
+        print(outcome.summary)  # unbroken: it names what may be copied
     else:
         show_sheet(gate_sheet(outcome), console())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -66,7 +66,7 @@ def pair(a: Runs, b: Runs, wish: Wish) -> Pair:
         differences=environment.differences(
             _facts(a, [x for x, _ in matched]), _facts(b, [y for _, y in matched])
         ),
-        geometric_means=_geometric_means(worked),
+        geometric_means=_geometric_means(worked, cases),
         only_a=[g.case.label for g in only_a],
         only_b=[g.case.label for g in only_b],
         notes=_notes(a, b, matched, cases, wish, setting),
@@ -168,18 +168,46 @@ def _info(side: Runs, groups: Sequence[Group]) -> SideInfo:
     )
 
 
-def _geometric_means(worked: Sequence[Sequence[Worked]]) -> list[GeometricMean]:
+def _geometric_means(
+    worked: Sequence[Sequence[Worked]], cases: Sequence[CaseRow]
+) -> list[GeometricMean]:
     """Of each metric that is better one way, over the cases in which it has a ratio.
 
-    The interval is for these very cases: their squared standard errors are added.
+    The interval is for these very cases: their squared standard errors are added. Beside the whole,
+    the means for each unit of what the sides took, where it is known in all of those cases.
     """
-    by_metric: dict[str, list[Contrast]] = {}
-    for rows in worked:
+    by_metric: dict[str, list[tuple[Contrast, CaseRow]]] = {}
+    for rows, case in zip(worked, cases, strict=True):
         for one in rows:
             found = one.contrast
             if found is not None and found.scale == "ratio" and one.row.direction != "none":
-                by_metric.setdefault(one.row.metric, []).append(found)
-    return [_mean_of(name, found) for name, found in by_metric.items() if len(found) > 1]
+                by_metric.setdefault(one.row.metric, []).append((found, case))
+    means = []
+    for name, members in by_metric.items():
+        if len(members) > 1:
+            whole = _mean_of(name, [found for found, _ in members])
+            means += [whole, *_mean_shares(whole, [case for _, case in members])]
+    return means
+
+
+def _mean_shares(whole: GeometricMean, cases: Sequence[CaseRow]) -> Iterator[GeometricMean]:
+    """`whole` for each unit of each basis: amounts count as exact, so that it is scaled."""
+    factors: dict[str, list[float]] = {}
+    for case in cases:
+        ratio = next(row.ratio.value for row in case.metrics if row.metric == whole.metric)
+        for share in case.shares:
+            if share.metric == whole.metric and share.ratio and ratio:
+                factors.setdefault(share.basis, []).append(math.log(share.ratio / ratio))
+    for basis, known in factors.items():
+        if len(known) == len(cases):
+            factor = math.exp(math.fsum(known) / len(known))
+            yield replace(
+                whole,
+                basis=basis,
+                ratio=whole.ratio * factor,
+                low=None if whole.low is None else whole.low * factor,
+                high=None if whole.high is None else whole.high * factor,
+            )
 
 
 def _mean_of(metric: str, found: Sequence[Contrast]) -> GeometricMean:
@@ -231,7 +259,12 @@ def _notes(
             "is in the noise margin, not in the intervals; `armbench ab` interleaves them"
         )
     counts = [n for x, y in matched for n in (len(x.case.repeats), len(y.case.repeats))]
-    if _single(a) and _single(b) and min(counts, default=4) < 4:
+    if _single(a) and _single(b) and min(counts, default=4) == 1:
+        found.append(
+            "one repeat on a side tells no spread: there is no interval and no verdict; measure "
+            "with --repeats 3 or more"
+        )
+    elif _single(a) and _single(b) and min(counts, default=4) < 4:
         found.append(
             f"{min(counts)} repeats: a test that assumes no distribution can't reach 5 % below 4 a "
             "side, so that verdicts rest on Student's t alone"

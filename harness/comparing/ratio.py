@@ -101,7 +101,10 @@ def _both(a: bool, b: bool) -> str:
 
 
 def _why_no_interval(a: Side, b: Side) -> str:
-    return f"{a.n} and {b.n} {a.unit if a.unit == b.unit else 'value'}s tell no spread"
+    unit = a.unit if a.unit == b.unit else "value"
+    if a.n == b.n == 1:
+        return f"one {unit} a side tells no spread"
+    return f"{a.n} and {b.n} {unit}s tell no spread"
 
 
 def rank_test(

@@ -83,13 +83,24 @@ def name(path: Path, where: Mapping[str, str] | None) -> str:
 
 
 def files(path: Path) -> list[Path]:
-    """`path` itself, or the result files right in it, oldest name first."""
+    """`path` itself, or the result files right in it, oldest name first.
+
+    Of a machine's folder, which has none itself, those of all its plans.
+    """
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.glob("*.json") if not p.name.startswith("."))
+    found = _results(path, "*.json") or [
+        p for p in _results(path, "*/*.json") if p.parent.name not in (store.CEILINGS, "history")
+    ]
     if not found:
-        raise ArmbenchError(f"there is no result in {path}", hint="give a file, or a plan's folder")
+        raise ArmbenchError(
+            f"there is no result in {path}", hint="give a file, or the folder of a plan or machine"
+        )
     return found
+
+
+def _results(path: Path, pattern: str) -> list[Path]:
+    return sorted(p for p in path.glob(pattern) if not p.name.startswith("."))
 
 
 def narrowed(side: Runs, where: Mapping[str, str]) -> Runs:

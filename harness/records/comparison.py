@@ -163,9 +163,10 @@ class Difference(Struct, kw_only=True):
 
 
 class GeometricMean(Struct, kw_only=True):
-    """Of the ratios of one metric over `n` cases."""
+    """Of the ratios of one metric over `n` cases: of the whole, or on the `basis` of a `Share`."""
 
     metric: str
+    basis: str = "whole"
     n: int
     ratio: float
     low: float | None

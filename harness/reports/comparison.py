@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
@@ -14,9 +14,11 @@ from harness.records.comparison import (
     MetricRow,
     Pair,
     Ratio,
+    Share,
 )
 from harness.reports.sheet import MISSING, Column, Sheet, number, with_interval
 
+_LONGEST_CELL = 160  # `--json` has all of it
 _SCALES = {"s": (1000.0, "ms"), "B": (1 / 2**20, "MiB")}  # how people read these units
 
 
@@ -110,8 +112,10 @@ def comparison_sheets(comparison: Comparison, only: Collection[str] = ()) -> lis
     found = []
     for pair in comparison.pairs:
         found.append(_metrics_sheet(pair, only))
-        made = (_means_sheet(pair, only), _shares_sheet(pair, only), _outputs_sheet(pair))
-        found += [sheet for sheet in (*made, _differences_sheet(pair)) if sheet.rows]
+        made = (_means_sheet, _shares_sheet)
+        found += [sheet for make in made if (sheet := make(pair, only)).rows]
+        rest = (_ceilings_sheet(pair), _outputs_sheet(pair), _differences_sheet(pair))
+        found += [sheet for sheet in rest if sheet.rows]
     return found
 
 
@@ -127,7 +131,14 @@ def _metrics_sheet(pair: Pair, only: Collection[str]) -> Sheet:
         title=f"{pair.a.label} (baseline) against {pair.b.label}",
         columns=_metric_columns(confidence),
         rows=rows,
-        notes=[*_sides(pair), *pair.notes, *_missing(pair), *_legend(pair)],
+        notes=[
+            *_sides(pair),
+            *pair.notes,
+            *_missing(pair),
+            *_faults(pair),
+            *_legend(pair),
+            *_not_told(pair),
+        ],
     )
 
 
@@ -136,6 +147,24 @@ def _sides(pair: Pair) -> list[str]:
         f"{name}: {side.machine}, {side.runs} run{'s' if side.runs > 1 else ''} by {side.tool}, "
         f"{side.created[:10]}, {side.budget}"
         for name, side in (("baseline", pair.a), ("new", pair.b))
+    ]
+
+
+def _faults(pair: Pair) -> list[str]:
+    return [f"{case.label}: not valid: {fault}" for case in pair.cases for fault in case.faults]
+
+
+def _not_told(pair: Pair) -> list[str]:
+    """Why outputs of cases are not compared of which nothing is known."""
+    silent = [case for case in pair.cases if case.outputs is not None and not _says(case)]
+    reasons: dict[str, list[str]] = {}
+    for case in silent:
+        assert case.outputs is not None
+        reasons.setdefault(case.outputs.reason or "no digest", []).append(case.label)
+    return [
+        f"outputs not compared: {reason}"
+        + ("" if len(labels) == len(pair.cases) else f" ({', '.join(labels)})")
+        for reason, labels in reasons.items()
     ]
 
 
@@ -157,17 +186,19 @@ def _legend(pair: Pair) -> list[str]:
 
 
 def _means_sheet(pair: Pair, only: Collection[str]) -> Sheet:
-    means = [m for m in pair.geometric_means if not only or m.metric in only]
     rows = [
         [
             m.metric,
+            m.basis if m.basis in ("whole", "instance") else f"per {m.basis}",
             ratio_text(Ratio(value=m.ratio, low=m.low, high=m.high)),
             str(m.n),
         ]
-        for m in means
+        for m in pair.geometric_means
+        if (not only or m.metric in only) and m.basis != "instance"
     ]
     columns = [
         Column(label="metric", right=False),
+        Column(label="of", right=False),
         Column(label="geometric mean of ratios", unit="95 %"),
         Column(label="cases"),
     ]
@@ -175,30 +206,89 @@ def _means_sheet(pair: Pair, only: Collection[str]) -> Sheet:
 
 
 def _shares_sheet(pair: Pair, only: Collection[str]) -> Sheet:
-    rows: list[list[str]] = []
-    reasons: dict[str, None] = {}
+    """Ratios for each unit of what the sides took: a column for each basis.
+
+    Their intervals are the whole's, scaled; `--json` and the means have them.
+    """
+    shares = [share for case in pair.cases for share in case.shares]
+    bases = [b for b in dict.fromkeys(s.basis for s in shares) if _known(shares, b)]
+    rows = []
     for case in pair.cases:
+        names = dict.fromkeys(s.metric for s in case.shares if not only or s.metric in only)
+        for name in names:
+            ratios = {s.basis: s.ratio for s in case.shares if s.metric == name}
+            cells = [ratio_text(Ratio(value=ratios.get(basis))) for basis in bases]
+            rows.append([case.label, name, *cells])
+    columns = [Column(label="case", right=False), Column(label="ratio of", right=False)]
+    columns += [Column(label=f"per {_unit_of(shares, basis)}") for basis in bases]
+    notes = [_amounts(pair, basis) for basis in bases if basis != "instance"]
+    unknown = {f"per {s.basis}: {s.reason}": None for s in shares if s.reason and s.ratio is None}
+    return Sheet(
+        title="for what each side took", columns=columns, rows=rows, notes=[*notes, *unknown]
+    )
+
+
+def _known(shares: Sequence[Share], basis: str) -> bool:
+    return any(share.ratio is not None for share in shares if share.basis == basis)
+
+
+def _unit_of(shares: Sequence[Share], basis: str) -> str:
+    """`USD/h` of the basis price."""
+    return next(s.unit for s in shares if s.basis == basis).partition(" per ")[2]
+
+
+def _amounts(pair: Pair, basis: str) -> str:
+    """What both sides took of `basis`: `vCPU: 64 against 96`."""
+    told: dict[str, None] = {}
+    unit = ""
+    for case in pair.cases:
+        rows = {row.metric: row for row in case.metrics}
         for share in case.shares:
-            if only and share.metric not in only:
-                continue
-            ratio = Ratio(value=share.ratio, low=share.low, high=share.high)
-            rows.append(
-                [case.label, share.unit, number(share.a), number(share.b), ratio_text(ratio)]
-            )
-            if share.reason:
-                reasons[f"per {share.basis}: {share.reason}"] = None
+            row = rows[share.metric]
+            if share.basis == basis and row.a and row.b and share.a and share.b:
+                unit = _unit_of([share], basis)
+                took = (row.a.value / share.a, row.b.value / share.b)
+                told[" against ".join(map(number, took))] = None
+    return f"{unit}: {'; '.join(told)}"
+
+
+_CEILINGS = ("mbu", "mfu")
+
+
+def _ceilings_sheet(pair: Pair) -> Sheet:
+    """Each side against what its own machine can do at best: hardware or software."""
+    rows = []
+    for case in pair.cases:
+        by_name = {row.metric: row for row in case.metrics}
+        told = [row for name in _CEILINGS if (row := by_name.get(name)) is not None]
+        if told:
+            cells = [_share_of(by_name.get(n), side) for n in _CEILINGS for side in ("a", "b")]
+            rows.append([case.label, *cells])
     columns = [
         Column(label="case", right=False),
-        Column(label="rate", right=False),
-        Column(label="baseline"),
-        Column(label="new"),
-        Column(label="ratio", unit="95 %"),
+        Column(label="MBU, baseline"),
+        Column(label="MBU, new"),
+        Column(label="MFU, baseline"),
+        Column(label="MFU, new"),
     ]
-    return Sheet(title="for what each side took", columns=columns, rows=rows, notes=list(reasons))
+    notes = [_CEILINGS_TOLD] if rows else []
+    return Sheet(title="against each side's own ceilings", columns=columns, rows=rows, notes=notes)
+
+
+_CEILINGS_TOLD = (
+    "share of the memory bandwidth (MBU) and arithmetic (MFU) measured on that machine: with equal "
+    "shares the hardware differs, with unequal ones the software leaves more of it unused"
+)
+
+
+def _share_of(row: MetricRow | None, side: str) -> str:
+    figure = None if row is None else row.a if side == "a" else row.b
+    return percent(figure.value if figure else None, 3)
 
 
 def _outputs_sheet(pair: Pair) -> Sheet:
-    rows = [_outputs_line(case) for case in pair.cases if case.outputs is not None]
+    """A line for each case of which something is known."""
+    rows = [_outputs_line(case) for case in pair.cases if _says(case)]
     columns = [
         Column(label="case", right=False),
         Column(label="same outputs"),
@@ -208,6 +298,11 @@ def _outputs_sheet(pair: Pair) -> Sheet:
         Column(label="why not", right=False),
     ]
     return Sheet(title="greedy outputs, by their digests", columns=columns, rows=rows)
+
+
+def _says(case: CaseRow) -> bool:
+    found = case.outputs
+    return found is not None and bool(found.compared or any(t is not None for t in found.top1))
 
 
 def _outputs_line(case: CaseRow) -> list[str]:
@@ -227,8 +322,8 @@ def _outputs_line(case: CaseRow) -> list[str]:
 
 def _differences_sheet(pair: Pair) -> Sheet:
     varied = {(part, *texts) for case in pair.cases for part, texts in case.varied.items()}
-    rows = [["plan", part, a or MISSING, b or MISSING] for part, a, b in sorted(varied)]
-    rows += [[d.kind, d.name, d.a or MISSING, d.b or MISSING] for d in pair.differences]
+    rows = [["plan", part, _short(a), _short(b)] for part, a, b in sorted(varied)]
+    rows += [[d.kind, d.name, _short(d.a), _short(d.b)] for d in pair.differences]
     columns = [
         Column(label="kind", right=False),
         Column(label="what differs", right=False),
@@ -236,6 +331,17 @@ def _differences_sheet(pair: Pair) -> Sheet:
         Column(label="new", right=False),
     ]
     return Sheet(title="what differs between the environments", columns=columns, rows=rows)
+
+
+def _short(text: str | None) -> str:
+    """`text` with the words that fit into a cell, and how many are left out."""
+    if not text:
+        return MISSING
+    words = text.split(" ")
+    while len(" ".join(words)) > _LONGEST_CELL and len(words) > 1:
+        words.pop()
+    left = len(text.split(" ")) - len(words)
+    return " ".join(words) + (f" … and {left} more" if left else "")
 
 
 def gate_sheet(outcome: GateOutcome) -> Sheet:
