@@ -104,7 +104,7 @@ def judge(comparison: Comparison, rules: Rules) -> GateOutcome:
         rows.append(_whole("all cases", "no gated metric is told by both sides"))
     outcome = _outcome(rows, comparison)
     seen = {row.metric for pair in comparison.pairs for case in pair.cases for row in case.metrics}
-    if unseen := [name for name in rules.gate if name not in seen]:
+    if seen and (unseen := [name for name in rules.gate if name not in seen]):
         outcome.notes.append(f"gated, but told by neither side: {', '.join(unseen)}")
     return outcome
 

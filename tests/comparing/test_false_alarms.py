@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
+import subprocess
+import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +70,38 @@ def test_the_table_counts_what_the_gate_said(
 
 def test_a_slowdown_that_is_missed_is_not_as_wanted(script: ModuleType, rules: Rules) -> None:
     assert not script.report(simulated(60, 0.0), 5, rules)
+
+
+def test_too_few_comparisons_never_pass_the_check(
+    script: ModuleType, rules: Rules, tmp_path: Path
+) -> None:
+    assert not script.report(simulated(20, 0.10), 100, rules)
+    with pytest.raises(SystemExit, match="nothing is recorded"):
+        script.report([], 0, rules)
+    file = tmp_path / "blocks.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in simulated(20, 0.10)))
+    for count, code in ((100, 1), (1, 0)):
+        words = ("--minutes", "0", "--file", str(file), "--comparisons", str(count), "--check")
+        assert run(*words).returncode == code
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_a_slice_goes_on_after_one_that_was_killed(script: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "blocks.jsonl"
+    whole = json.dumps(simulated(1, 0.10)[0])
+    file.write_text(f"{whole}\n{whole[:30]}")
+    assert len(script.read(file)) == 1
+    with script.alone(file) as opened:
+        opened.write(whole + "\n")
+        opened.flush()
+        second = run("--minutes", "0.001", "--file", str(file))
+    assert "another slice" in second.stderr
+    assert len(script.read(file)) == 2
 
 
 def test_comparisons_use_disjoint_blocks(script: ModuleType, rules: Rules) -> None:
