@@ -127,3 +127,21 @@ def test_the_bound_of_torch_int4_is_that_of_the_kernel_which_auto_means(
     assert stored is not None
     assert stored.compute == compute
     assert _torch_kernels.resolved("int8", "auto") == "int_mm"
+
+
+def test_a_dtype_that_onednn_cannot_pack_on_this_cpu_is_left_unpacked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    from harness.engines import _torch_decoder
+
+    class NoBfloat16(_torch_decoder.Linear):
+        def __init__(self, weight: torch.Tensor, bias: object, *, packed: bool) -> None:
+            if weight.dtype == torch.bfloat16:
+                raise RuntimeError("bf16 path needs the cpu support avx512bw")
+            super().__init__(weight, None, packed=False)
+
+    monkeypatch.setattr(_torch_decoder, "Linear", NoBfloat16)
+    assert not _torch_decoder.can_pack(torch.bfloat16)
+    assert _torch_decoder.can_pack(torch.float32)

@@ -60,11 +60,14 @@ class Linear:
         return residual + self(x)
 
 
-def can_pack() -> bool:
-    """Whether this build of torch has the packed linear layers, tried on a small one."""
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch packs linear layers of `dtype` on this CPU, tried on a small one.
+
+    oneDNN takes bfloat16 only where the CPU has AVX-512 or bfloat16 instructions.
+    """
     try:
-        weight = torch.ones(8, 8)
-        Linear(weight, None, packed=True).added_to(torch.ones(1, 8), torch.ones(1, 8))
+        one = torch.ones(1, 8, dtype=dtype)
+        Linear(torch.ones(8, 8, dtype=dtype), None, packed=True).added_to(one, one)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return True
@@ -258,8 +261,9 @@ class TorchEngine:
                 self.kernel = chosen(spec.dtype, spec.options["kernel"])
                 dtype = torch.float32
             else:
-                self.kernel = "packed" if spec.options["packed"] and can_pack() else "plain"
                 dtype = getattr(torch, spec.dtype)
+                packed = spec.options["packed"] and can_pack(dtype)
+                self.kernel = "packed" if packed else "plain"
             self.decoder = Decoder(Path(spec.checkpoint), dtype, self.kernel)
         self.compile = bool(spec.options["compile"])
         self.last = torch.empty(0)
