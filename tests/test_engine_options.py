@@ -145,3 +145,16 @@ def test_a_dtype_that_onednn_cannot_pack_on_this_cpu_is_left_unpacked(
     monkeypatch.setattr(_torch_decoder, "Linear", NoBfloat16)
     assert not _torch_decoder.can_pack(torch.bfloat16)
     assert _torch_decoder.can_pack(torch.float32)
+
+
+def test_a_weight_is_quantised_alike_whole_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from harness.engines import _torch_quantised
+
+    weight = torch.randn(100, 64, generator=torch.Generator().manual_seed(1))
+    whole = _torch_quantised.Int8Linear(weight, None)
+    monkeypatch.setattr(_torch_quantised, "_AT_ONCE", 7)
+    blocks = _torch_quantised.Int8Linear(weight, None)
+    assert torch.equal(whole.weight, blocks.weight)
+    assert torch.equal(whole.scales, blocks.scales)

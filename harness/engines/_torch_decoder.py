@@ -165,21 +165,19 @@ class Decoder:
         self.d = d = dimensions(json.loads((folder / "config.json").read_text()))
         weights = Weights(folder, dtype)
         self.dtype = dtype
-        embedding = weights["model.embed_tokens.weight"]
+        rows, columns = "model.embed_tokens.weight", "lm_head.weight"
         self.embed: Callable[[Tensor], Tensor]
+        self.head: AnyLinear
         if kernel in KERNELS:
-            table = Int8Linear(embedding, None)
+            table = Int8Linear(weights[rows], None)
             self.embed = table.rows
+            self.head = table if d.tied else Int8Linear(weights[columns], None)
         else:
+            embedding = weights[rows]
             self.embed = partial(F.embedding, weight=embedding)
+            self.head = linear(embedding if d.tied else weights[columns], None, kernel)
         self.layers = [Layer(weights, i, d, kernel) for i in range(d.layers)]
         self.norm = weights["model.norm.weight"]
-        self.head: AnyLinear
-        if kernel not in KERNELS:
-            head = embedding if d.tied else weights["lm_head.weight"]
-            self.head = linear(head, None, kernel)
-        else:
-            self.head = table if d.tied else Int8Linear(weights["lm_head.weight"], None)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.length = 0

@@ -16,6 +16,8 @@ from harness.engines._torch_glue import by_row, glue
 from harness.engines._torch_kernels import GROUP, resolved
 from harness.errors import ArmbenchError
 
+_AT_ONCE = 8192  # rows of a weight that are quantised together: quotients of all would not fit
+
 
 class AnyLinear(Protocol):
     """`x @ weight.T + bias`, alone or added to a residual."""
@@ -50,7 +52,8 @@ class Int8Linear:
     """Exact sums of int8 products (`_int_mm`): no bit of a row depends on the rows beside it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.scales = by_row(weight)
+        blocks = [by_row(rows) for rows in weight.split(_AT_ONCE)]
+        self.weight, self.scales = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         self.transposed = self.weight.t()  # a view: the kernel reads rows of outputs
         self.by_output = self.scales.squeeze(-1)
         self.bias = bias

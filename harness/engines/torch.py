@@ -92,7 +92,7 @@ def _bytes(d: Dimensions, dtype: str, cached: int, rows: int, options: Mapping[s
         body = parameters(d) - tables
         group = 4 / _torch_kernels.GROUP  # a bfloat16 scale and a bfloat16 zero
         weights = tables + int(body * (1.01 if dtype == "int8" else 0.5 + group))
-        embedding *= 2  # while one is quantised, it, its quotient and its rounding exist
+        embedding = int(1.25 * embedding)  # one in float32, and its int8 blocks before they are one
     else:
         weights = parameters(d) * width + (embedding * width if d.tied and options["packed"] else 0)
     cache = 2 * d.layers * d.kv_heads * d.head * cached * width
