@@ -202,8 +202,7 @@ def test_an_interrupted_run_keeps_what_ended_and_can_be_finished(
     if how is signal.SIGINT:
         assert stopped.returncode == Exit.INTERRUPTED
         assert f"--resume {path}" in stopped.stderr
-    time.sleep(0.3)
-    assert engine_processes(tmp_path) == []
+    until(lambda: not engine_processes(tmp_path))
     done = armbench("run", "--resume", str(path))
     result = store.load(path)
     assert done.returncode == expected_exit(result), done.stderr
