@@ -17,6 +17,7 @@ from harness import engine_process, store, validity, wire
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.errors import Exit
 from harness.records.run import Result
+from tests.serving.talk import until
 
 BASE = [
     *("--engine", "fake", "--threads", "1", "--input-tokens", "16", "--output-tokens", "16"),
