@@ -16,11 +16,11 @@ from msgspec import Struct, field
 from harness import engines, packages
 from harness.load import recipes
 from harness.load.recipes import Recipe
+from harness.machine.cpuinfo import BFLOAT16
 from harness.records.machine import Machine
 
 _ARM = ("aarch64", "arm64")
-# kernels' flags that multiply bfloat16 or bytes in one instruction, best first
-_BF16 = ("amx_bf16", "avx512_bf16", "svebf16", "bf16")
+# kernels' flags that multiply bytes in one instruction, best first
 _INT8 = ("amx_int8", "avx512_vnni", "avx_vnni", "svei8mm", "i8mm", "asimddp")
 _SMALL = ("int8", "int4", "q8_0", "q4_0", "q4_k_m")
 
@@ -62,7 +62,7 @@ def here(machine: Machine, environment: Mapping[str, str] = os.environ) -> Here:
     asked = environment.get("CXX", "")
     names = [asked] if asked else ["c++", "g++", "clang++"]
     return Here(
-        bfloat16=_first(_BF16, features),
+        bfloat16=_first(BFLOAT16, features),
         int8=_first(_INT8, features),
         arm=machine.architecture in _ARM,
         known=bool(features),

@@ -25,6 +25,12 @@ def test_every_engine_endpoint_and_server_has_a_row(this_machine: Machine) -> No
     assert len(engines_sheet(rows).rows) == len(rows)
 
 
+def test_every_option_of_every_engine_is_explained() -> None:
+    for name in engines.names():
+        module = engines.module(name)
+        assert set(getattr(module, "OPTION_HELP", {})) == set(module.OPTIONS), name
+
+
 def test_what_is_not_installed_is_named_with_the_command_that_brings_it(
     this_machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from harness import engine_process, store, validity, wire
 from harness.engine_process import EngineFailed, EngineProcess
 from harness.errors import Exit
 from harness.records.run import Result
+from tests.serving.talk import until
 
 BASE = [
     *("--engine", "fake", "--threads", "1", "--input-tokens", "16", "--output-tokens", "16"),
@@ -202,8 +203,7 @@ def test_an_interrupted_run_keeps_what_ended_and_can_be_finished(
     if how is signal.SIGINT:
         assert stopped.returncode == Exit.INTERRUPTED
         assert f"--resume {path}" in stopped.stderr
-    time.sleep(0.3)
-    assert engine_processes(tmp_path) == []
+    until(lambda: not engine_processes(tmp_path))
     done = armbench("run", "--resume", str(path))
     result = store.load(path)
     assert done.returncode == expected_exit(result), done.stderr

@@ -8,7 +8,8 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `environment(cpus, options)`: variables to set before anything is imported;
 - `memory_bytes(dimensions, dtype, batch, context, options)`: an estimate of its peak memory;
 - `load(spec)`: the engine, ready; called in the pinned child only;
-- `check_options(options)`, optional: raises ArmbenchError for a value that it does not know;
+- `check_options(options)`, optional: raises ArmbenchError for a value that it does not know, or
+  that this machine can't give;
 - `prepare(spec, folder)`, optional: converts the checkpoint once, in a child of its own;
 - `prepare_options(dtype, options)`, `prepare_packages(options)` and
   `prepare_bytes(dimensions, dtype, options)` beside it: what the conversion depends on, what it
@@ -24,6 +25,7 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
   that all processes here share, so that further instances do not take it again;
 - `TUNABLE`, optional: option name → values that `armbench tune` tries, each by itself beside the
   defaults of the other options; such as `{"spinning": [True, False]}`;
+- `TUNABLE_IN`, optional: the same for one dtype only, by dtype;
 - `TRACE`, optional: variables that make its libraries tell which kernels they run. The engine then
   has `trace(work)`, which calls `work` and returns a KernelPath.
 """

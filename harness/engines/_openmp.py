@@ -1,6 +1,6 @@
-"""OpenMP as it is loaded in this process: its places, and where each thread of its pool is.
+"""OpenMP: the variables that place its pool, and the pool as it is loaded in this process.
 
-Read through ctypes from the very library that the engine brought; nothing is loaded here.
+The pool is read through ctypes from the very library that the engine brought; nothing is loaded.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ctypes
 import os
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.records.run import PoolThread, RuntimeThreads
@@ -16,6 +17,19 @@ from harness.units import format_cpu_list
 
 _LIBRARY = re.compile(r"/\S*/lib(?:[gi]?omp|iomp5)[^/\s]*\.so[^/\s]*$", re.MULTILINE)
 _MOST_PLACES = 8192
+
+
+def environment(cpus: Sequence[int]) -> dict[str, str]:
+    """One OpenMP thread on each of `cpus`, the calling thread on the first.
+
+    libgomp, which torch's Linux wheels carry too, reads these once, when it is loaded.
+    """
+    return {
+        "OMP_NUM_THREADS": str(len(cpus)),
+        "OMP_PLACES": ",".join(f"{{{cpu}}}" for cpu in cpus),
+        "OMP_PROC_BIND": "close",
+        "OMP_DYNAMIC": "false",
+    }
 
 
 def loaded_library(maps: Path = Path("/proc/self/maps")) -> Path | None:

@@ -60,11 +60,14 @@ class Linear:
         return residual + self(x)
 
 
-def can_pack() -> bool:
-    """Whether this build of torch has the packed linear layers, tried on a small one."""
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch packs linear layers of `dtype` on this CPU, tried on a small one.
+
+    oneDNN takes bfloat16 only where the CPU has AVX-512 or bfloat16 instructions.
+    """
     try:
-        weight = torch.ones(8, 8)
-        Linear(weight, None, packed=True).added_to(torch.ones(1, 8), torch.ones(1, 8))
+        one = torch.ones(1, 8, dtype=dtype)
+        Linear(torch.ones(8, 8, dtype=dtype), None, packed=True).added_to(one, one)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return True
@@ -162,21 +165,19 @@ class Decoder:
         self.d = d = dimensions(json.loads((folder / "config.json").read_text()))
         weights = Weights(folder, dtype)
         self.dtype = dtype
-        embedding = weights["model.embed_tokens.weight"]
+        rows, columns = "model.embed_tokens.weight", "lm_head.weight"
         self.embed: Callable[[Tensor], Tensor]
+        self.head: AnyLinear
         if kernel in KERNELS:
-            table = Int8Linear(embedding, None)
+            table = Int8Linear(weights[rows], None)
             self.embed = table.rows
+            self.head = table if d.tied else Int8Linear(weights[columns], None)
         else:
+            embedding = weights[rows]
             self.embed = partial(F.embedding, weight=embedding)
+            self.head = linear(embedding if d.tied else weights[columns], None, kernel)
         self.layers = [Layer(weights, i, d, kernel) for i in range(d.layers)]
         self.norm = weights["model.norm.weight"]
-        self.head: AnyLinear
-        if kernel not in KERNELS:
-            head = embedding if d.tied else weights["lm_head.weight"]
-            self.head = linear(head, None, kernel)
-        else:
-            self.head = table if d.tied else Int8Linear(weights["lm_head.weight"], None)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.length = 0
@@ -258,8 +259,9 @@ class TorchEngine:
                 self.kernel = chosen(spec.dtype, spec.options["kernel"])
                 dtype = torch.float32
             else:
-                self.kernel = "packed" if spec.options["packed"] and can_pack() else "plain"
                 dtype = getattr(torch, spec.dtype)
+                packed = spec.options["packed"] and can_pack(dtype)
+                self.kernel = "packed" if packed else "plain"
             self.decoder = Decoder(Path(spec.checkpoint), dtype, self.kernel)
         self.compile = bool(spec.options["compile"])
         self.last = torch.empty(0)

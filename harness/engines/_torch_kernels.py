@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 from harness.errors import ArmbenchError
 
 GROUP = 32  # weights along the input that share a scale in int4
@@ -16,3 +18,16 @@ def check(dtype: str, kernel: str) -> None:
             f"torch has no kernel {kernel!r} for {dtype}",
             hint=f"torch.kernel for {dtype} is one of {', '.join(known)}",
         )
+
+
+def resolved(dtype: str, kernel: str) -> str:
+    """The kernel that `kernel` means for int8 or int4: `auto` goes by the architecture.
+
+    On Arm int4 takes KleidiAI's, which multiply 8-bit activations; elsewhere ATen's packed one,
+    which multiplies bfloat16.
+    """
+    if kernel != "auto":
+        return kernel
+    if dtype == "int8":
+        return "int_mm"
+    return "dyn_quant_4bit" if platform.machine() in ("aarch64", "arm64") else "int4pack"

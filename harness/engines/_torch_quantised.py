@@ -13,8 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from harness.engines._torch_glue import by_row, glue
-from harness.engines._torch_kernels import GROUP
+from harness.engines._torch_kernels import GROUP, resolved
 from harness.errors import ArmbenchError
+
+_AT_ONCE = 8192  # rows of a weight that are quantised together: quotients of all would not fit
 
 
 class AnyLinear(Protocol):
@@ -50,7 +52,8 @@ class Int8Linear:
     """Exact sums of int8 products (`_int_mm`): no bit of a row depends on the rows beside it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.scales = by_row(weight)
+        blocks = [by_row(rows) for rows in weight.split(_AT_ONCE)]
+        self.weight, self.scales = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         self.transposed = self.weight.t()  # a view: the kernel reads rows of outputs
         self.by_output = self.scales.squeeze(-1)
         self.bias = bias
@@ -136,17 +139,22 @@ def has_kleidiai() -> bool:
 
 
 def chosen(dtype: str, kernel: str) -> str:
-    """The kernel that `auto` means here for int8 or int4, tried on a small layer.
+    """The kernel that `kernel` means here for int8 or int4, tried on a small layer.
 
-    Raises ArmbenchError where this build of torch can't run it.
+    Raises ArmbenchError where this build of torch can't run it, or where `auto` would fall to a
+    slow reference.
     """
-    if kernel == "auto":
-        kernel = "int_mm" if dtype == "int8" else "dyn_quant_4bit" if has_kleidiai() else "int4pack"
+    name = resolved(dtype, kernel)
+    if kernel == "auto" and name == "dyn_quant_4bit" and not has_kleidiai():
+        raise ArmbenchError(
+            f"torch {torch.__version__} has no KleidiAI here, on which int4 runs on Arm",
+            hint="take a build with it, int8, or --option torch.kernel=int4pack",
+        )
     try:
-        KERNELS[kernel](torch.ones(64, 64), None)(torch.ones(1, 64))
+        KERNELS[name](torch.ones(64, 64), None)(torch.ones(1, 64))
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         raise ArmbenchError(
-            f"torch {torch.__version__} can't run kernel {kernel!r} here: {error}",
+            f"torch {torch.__version__} can't run kernel {name!r} here: {error}",
             hint="leave torch.kernel at 'auto', or use float32",
         ) from error
-    return kernel
+    return name

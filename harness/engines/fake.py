@@ -30,12 +30,22 @@ PACKAGES = ("numpy",)
 OPTIONS: Mapping[str, Any] = {
     "prefill_s_per_token": 1e-5,
     "step_s": 1e-3,
-    "row_s": 0.0,  # more for each sequence that decodes in a step
-    "curve": "",  # steps per second by threads instead of step_s, such as 1:17,2:33,8:92.8
+    "row_s": 0.0,
+    "curve": "",
     "memory_bytes": 64 * 2**20,
-    "fault": "",  # crash, hang, error, out-of-memory or stray (a thread off its CPUs)
-    "fault_step": 8,  # the decode step at which it happens
-    "fault_dtype": "",  # only for this dtype, else for all
+    "fault": "",
+    "fault_step": 8,
+    "fault_dtype": "",
+}
+OPTION_HELP: Mapping[str, str] = {
+    "prefill_s_per_token": "seconds for each token of a prompt",
+    "step_s": "seconds of a decode step",
+    "row_s": "seconds more for each sequence that decodes in a step",
+    "curve": "steps per second by threads instead of step_s, such as 1:17,2:33,8:92.8",
+    "memory_bytes": "what it says that it takes",
+    "fault": "crash, hang, error, out-of-memory or stray (a thread off its CPUs)",
+    "fault_step": "the decode step at which the fault happens",
+    "fault_dtype": "only for this dtype, else for all",
 }
 _CURVE_POINT = re.compile(r"(\d{1,6}):(\d{1,9}(?:\.\d{1,9})?)")
 FAULTS = ("crash", "hang", "error", "out-of-memory", "stray")

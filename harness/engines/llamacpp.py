@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engines import _openmp
 from harness.errors import ArmbenchError, unknown_name
 from harness.model.architecture import Dimensions, parameters
 from harness.model.footprint import ModelShape, Quantisation, weight_format
@@ -39,10 +40,17 @@ TRACE: Mapping[str, str] = {}  # a callback of llama.cpp's scheduler does it
 serves = True
 OPTIONS: Mapping[str, Any] = {
     "mmap": True,
-    "repack": True,  # weights rearranged for this CPU's kernels, in memory of the process's own
-    "flash": "auto",  # attention in one pass over the keys: auto, on, off
-    "kv": "auto",  # what KV_BYTES names; auto: f32 beside float32 weights, else f16
-    "ubatch": 512,  # rows that pass the layers at once
+    "repack": True,
+    "flash": "auto",
+    "kv": "auto",
+    "ubatch": 512,
+}
+OPTION_HELP: Mapping[str, str] = {
+    "mmap": "weights mapped from the file, so that all instances have them in memory once",
+    "repack": "weights rearranged for this CPU's kernels, in memory of the process's own",
+    "flash": "attention in one pass over the keys: auto, on, off",
+    "kv": "type of the KV cache: f16, f32, q8_0; auto is f32 beside float32 weights, else f16",
+    "ubatch": "rows that pass the layers at once",
 }
 FILE, TENSORS = "model.gguf", "tensors.json"  # what a conversion's folder holds
 FLASH = ("auto", "on", "off")
@@ -71,13 +79,8 @@ _RUNTIME_BYTES = 120 * 2**20  # Python, NumPy, the library: an estimate
 
 def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
     """One OpenMP thread on each of `cpus`, the calling thread on the first."""
-    return {
-        "OMP_NUM_THREADS": str(len(cpus)),
-        "OMP_PLACES": ",".join(f"{{{cpu}}}" for cpu in cpus),
-        "OMP_PROC_BIND": "close",
-        "OMP_DYNAMIC": "false",
-        "OPENBLAS_NUM_THREADS": "1",  # NumPy's, which has nothing to do here
-    }
+    quiet = {"OPENBLAS_NUM_THREADS": "1"}  # NumPy's, which has nothing to do here
+    return _openmp.environment(cpus) | quiet
 
 
 def check_options(options: Mapping[str, Any]) -> None:

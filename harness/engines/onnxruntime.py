@@ -33,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engines import _huge_pages
 from harness.errors import ArmbenchError, unknown_name
 from harness.machine.cpuinfo import features_of, read_processors
 from harness.machine.tree import Tree
@@ -50,14 +51,33 @@ serves = True
 OPTIONS: Mapping[str, Any] = {
     "exporter": "builder",
     "int8": "nbits",
-    "block_size": 128,  # weights of MatMulNBits that share a scale
-    "symmetric": True,  # no zero points beside the scales
-    "accuracy_level": 4,  # of MatMulNBits: what it computes in
-    "head": "body",  # the format of the head: that of the rest, or its own
+    "block_size": 128,
+    "symmetric": True,
+    "accuracy_level": 4,
+    "head": "body",
     "spinning": True,
-    "block_base": 0,  # session.dynamic_block_base; 0: each thread takes one fixed part of the work
-    "fast_math": False,  # float32 products by bfloat16 instructions, on Arm
-    "kleidiai": True,  # Arm's own kernels, where the library was built with them
+    "block_base": 0,
+    "fast_math": False,
+    "kleidiai": True,
+    "huge_pages": False,
+}
+OPTION_HELP: Mapping[str, str] = {
+    "exporter": "builder: onnxruntime-genai's, with a KV cache in place; optimum: Optimum's export",
+    "int8": "nbits: scales by block, serves; dynamic: one scale for a product's activations",
+    "block_size": "weights of MatMulNBits that share a scale: 16, 32, 64, 128, 256",
+    "symmetric": "no zero points beside the scales of MatMulNBits",
+    "accuracy_level": "what MatMulNBits computes in: 4 int8, 1 float32, 0 as the library likes",
+    "head": "format of the head: body (as the rest), int8, float32",
+    "spinning": "whether idle threads of the pool spin for a while",
+    "block_base": "session.dynamic_block_base: parts of work shrink; 0: one fixed part a thread",
+    "fast_math": "float32 products by bfloat16 instructions, on Arm",
+    "kleidiai": "Arm's own kernels, where the library was built with them",
+    "huge_pages": _huge_pages.HELP,
+}
+TUNABLE: Mapping[str, Sequence[Any]] = {"spinning": [True, False], "huge_pages": [False, True]}
+TUNABLE_IN: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "float32": {"fast_math": [False, True]},
+    "int8": {"int8": ["nbits", "dynamic"]},
 }
 EXPORTERS = {
     "builder": ("onnxruntime_genai", "onnx", "onnx_ir", "torch", "transformers"),
@@ -81,8 +101,8 @@ _RUNTIME_BYTES = 150 * 2**20  # the library and its arenas at rest: an estimate
 
 
 def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
-    """ONNX Runtime has its own pool, pinned by session options; this only quiets NumPy's."""
-    return {"OMP_NUM_THREADS": "1"}
+    """ONNX Runtime has its own pool, pinned by session options; this quiets NumPy's."""
+    return {"OMP_NUM_THREADS": "1"} | _huge_pages.environment(options)
 
 
 def memory_bytes(
@@ -204,6 +224,7 @@ def check_choices(engine: str, options: Mapping[str, Any]) -> None:
             f"{platform.machine()}",
             hint="leave it off here",
         )
+    _huge_pages.check(engine, options)
 
 
 def prepare_options(dtype: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,12 +257,12 @@ def prepare_bytes(d: Dimensions, dtype: str, options: Mapping[str, Any]) -> tupl
     """(memory, disk) the conversion needs at its peak, in bytes.
 
     By the peak resident size of the converting child at Qwen2.5-0.5B's shape, in float32 weights
-    with the embedding apart from the head: 1.35 times for float32 (n = 1), 1.6 to 1.8 for blocks of
-    4 or 8 bits (n = 4), 3.45 for dynamic int8 (n = 1). Optimum is said to need about 10 GB for it;
-    that was not measured.
+    with the embedding apart from the head, beyond half a GiB: 1.45 times for float32, 1.75 for
+    blocks of 4 bits, 2.0 of 8, 4.1 for dynamic int8 (n = 1 each, another n = 5 a little lower).
+    Optimum is said to need about 10 GB for it; that was not measured.
     """
     whole = stored_bytes(d, "float32", options)
-    times = 3.5 if uses_dynamic(dtype, options) else 1.8
+    times = 4.3 if uses_dynamic(dtype, options) else 2.1
     times = _OPTIMUM_TIMES if options["exporter"] == "optimum" else times
     kept = stored_bytes(d, dtype, options)
     return int(times * whole) + 2**29, int(1.05 * (whole + (0 if dtype == "float32" else kept)))

@@ -24,6 +24,8 @@ PACKAGES = ("onnxruntime_genai",)
 TRACE: Mapping[str, str] = {}  # a session option does it
 CONVERSION_OF = "onnxruntime"  # one graph for both
 OPTIONS: Mapping[str, Any] = {k: v for k, v in raw.OPTIONS.items() if k != "exporter"}
+OPTION_HELP: Mapping[str, str] = {k: raw.OPTION_HELP[k] for k in OPTIONS}
+TUNABLE, TUNABLE_IN = raw.TUNABLE, raw.TUNABLE_IN
 
 
 def _as_raw(options: Mapping[str, Any]) -> dict[str, Any]:

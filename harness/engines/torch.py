@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.engines import _torch_kernels, plain_stored
+from harness.engines import _huge_pages, _openmp, _torch_kernels, plain_stored
+from harness.errors import ArmbenchError
+from harness.machine.cpuinfo import BFLOAT16, features_of, read_processors
+from harness.machine.tree import Tree
 from harness.model.architecture import Dimensions, parameters
 from harness.records.run import Stored
 
@@ -24,28 +27,42 @@ DTYPES = ("float32", "bfloat16", "int8", "int4")
 PACKAGES = ("torch", "safetensors")
 TRACE = {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
 serves = True
-OPTIONS: Mapping[str, Any] = {"packed": True, "kernel": "auto", "compile": False}
+OPTIONS: Mapping[str, Any] = {
+    "packed": True,
+    "kernel": "auto",
+    "compile": False,
+    "fast_math": False,
+    "huge_pages": False,
+}
 OPTION_HELP = {
     "packed": "floats on weights packed for oneDNN, where this build of torch has them",
     "kernel": "of int8: auto, int_mm; of int4: auto, int4pack, dyn_quant_4bit (KleidiAI on Arm)",
     "compile": "norms, rotation, gate and rounding compiled by inductor; not while it serves",
+    "fast_math": "oneDNN may multiply float32 by bfloat16 instructions, where the CPU has them",
+    "huge_pages": _huge_pages.HELP,
 }
-TUNABLE: Mapping[str, Sequence[Any]] = {"compile": [False, True]}
+TUNABLE: Mapping[str, Sequence[Any]] = {"compile": [False, True], "huge_pages": [False, True]}
+TUNABLE_IN: Mapping[str, Mapping[str, Sequence[Any]]] = {"float32": {"fast_math": [False, True]}}
 
 _RUNTIME_BYTES = 400 * 2**20  # torch itself with its libraries: an estimate on the safe side
 
 
 def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
-    """One OpenMP thread on each of `cpus`, the calling thread on the first.
+    """Where OpenMP's threads go, and what the options ask of oneDNN and malloc."""
+    variables = _openmp.environment(cpus) | _huge_pages.environment(options)
+    if options["fast_math"]:
+        variables["DNNL_DEFAULT_FPMATH_MODE"] = "BF16"
+    return variables
 
-    Torch's Linux wheels carry libgomp, which reads these once, when it is loaded.
-    """
-    return {
-        "OMP_NUM_THREADS": str(len(cpus)),
-        "OMP_PLACES": ",".join(f"{{{cpu}}}" for cpu in cpus),
-        "OMP_PROC_BIND": "close",
-        "OMP_DYNAMIC": "false",
-    }
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise ArmbenchError for what this machine does not have."""
+    _huge_pages.check("torch", options)
+    if options["fast_math"] and not set(BFLOAT16) & set(features_of(read_processors(Tree()))):
+        raise ArmbenchError(
+            "fast_math of torch is bfloat16 arithmetic, and this CPU has none",
+            hint=f"leave it off here: it needs one of {', '.join(BFLOAT16)}",
+        )
 
 
 def memory_bytes(
@@ -75,7 +92,7 @@ def _bytes(d: Dimensions, dtype: str, cached: int, rows: int, options: Mapping[s
         body = parameters(d) - tables
         group = 4 / _torch_kernels.GROUP  # a bfloat16 scale and a bfloat16 zero
         weights = tables + int(body * (1.01 if dtype == "int8" else 0.5 + group))
-        embedding *= 2  # while one is quantised, it, its quotient and its rounding exist
+        embedding = int(1.25 * embedding)  # one in float32, and its int8 blocks before they are one
     else:
         weights = parameters(d) * width + (embedding * width if d.tied and options["packed"] else 0)
     cache = 2 * d.layers * d.kv_heads * d.head * cached * width
@@ -85,12 +102,18 @@ def _bytes(d: Dimensions, dtype: str, cached: int, rows: int, options: Mapping[s
 
 
 def stored(dtype: str, options: Mapping[str, Any]) -> Stored | None:
-    """Plain floats; int8: exact products of 8 bits; int4: its kernel's type, and an int8 head."""
+    """Plain floats; int8: exact products of 8 bits; int4: its kernel's type, and an int8 head.
+
+    Under `fast_math` the bound is that of bfloat16, though oneDNN is only allowed to use it.
+    """
     if dtype == "int8":
         return Stored(body="int8", compute="i8", kv_element_bytes=4)
-    if dtype == "int4":  # which kernel `auto` takes is known where torch is: the lower ceiling
-        compute = "i8" if options["kernel"] == "dyn_quant_4bit" else "bf16"
+    if dtype == "int4":
+        kernel = _torch_kernels.resolved(dtype, options["kernel"])
+        compute = "i8" if kernel == "dyn_quant_4bit" else "bf16"
         return Stored(body="int4-g32", head="int8", compute=compute, kv_element_bytes=4)
+    if dtype == "float32" and options["fast_math"]:
+        return Stored(body="float32", compute="bf16", kv_element_bytes=4)
     return plain_stored(dtype)
 
 

@@ -6,17 +6,15 @@ processors stand between: the loop is the harness's, so a plain timed loop shows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.engines.torch import environment
+from harness.engines import _openmp
 from harness.errors import unknown_name
 from harness.model.architecture import Dimensions, parameters
 
 if TYPE_CHECKING:
     from harness.engines import Engine, EngineSpec
-
-__all__ = ["environment"]
 
 DTYPES = ("float32", "bfloat16")
 PACKAGES = ("torch", "transformers", "safetensors")
@@ -28,6 +26,11 @@ OPTION_HELP = {
 _CHOICES = {"attention": ("sdpa", "eager"), "cache": ("dynamic", "static")}
 
 _RUNTIME_BYTES = 600 * 2**20  # torch and transformers with their libraries: an estimate
+
+
+def environment(cpus: Sequence[int], options: Mapping[str, Any]) -> dict[str, str]:
+    """One OpenMP thread on each of `cpus`, the calling thread on the first."""
+    return _openmp.environment(cpus)
 
 
 def check_options(options: Mapping[str, Any]) -> None:

@@ -95,6 +95,10 @@ def architecture_of(processors: list[Processor]) -> str | None:
     return "riscv64" if fields.get("isa", "").startswith("rv64") else None
 
 
+# Flags of CPUs that multiply bfloat16 in one instruction, best first.
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "svebf16", "bf16")
+
+
 def features_of(processors: list[Processor]) -> list[str]:
     """The features that every CPU has, in the kernel's spelling and order."""
     spellings = list(dict.fromkeys(p.fields.get("features", "") for p in processors))[:64]

@@ -146,7 +146,7 @@ class Planned(Struct, kw_only=True):
     blocks: list[int] = field(default_factory=list)
 
 
-class HttpSeen(Struct, kw_only=True):
+class HttpSeen(Struct, kw_only=True, gc=False):  # it can be in no cycle
     """One request as it went over the wire.
 
     `chunk_ns` has the instant of each event that carried tokens, `chunk_tokens` how many;
@@ -211,7 +211,7 @@ class StepsSeen(Struct, kw_only=True):
     instance: list[int] = field(default_factory=list)  # of several engines; older logs lack it
 
 
-class ServedRequest(Struct, kw_only=True):
+class ServedRequest(Struct, kw_only=True, gc=False):  # it can be in no cycle
     """One request as our own server saw it; `key` is the client's X-Request-Id."""
 
     key: str

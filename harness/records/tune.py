@@ -13,6 +13,7 @@ TunedLoad = Literal["single_stream", "offline", "closed"]
 Basis = Literal["trials", "probes"]
 Why = Literal[
     "missing",  # packages
+    "option",  # what this machine can't give
     "placement",  # threads and instances that do not fit this machine
     "memory",
     "conversion",

@@ -35,7 +35,8 @@ TRIAL_NOISE = Noise(0.05, 3)
 # What excludes a candidate for what it is; the other reasons compare it with one that may be
 # excluded later.
 BARRED: tuple[Why, ...] = (
-    *("missing", "placement", "memory", "conversion", "quality", "slo", "failed", "disturbed"),
+    *("missing", "option", "placement", "memory", "conversion", "quality", "slo", "failed"),
+    "disturbed",
 )
 # A bound is a measured ceiling, which a kernel of somebody else's may pass by a few percent.
 BOUND_SLACK = 1.05

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -61,10 +61,10 @@ class Space(Struct, kw_only=True):
     notes: list[str] = field(default_factory=list)
 
 
-def tunable(engine: str) -> Mapping[str, Sequence[Any]]:
-    """The options that `engine` declares to be worth a search, with the values to try."""
-    found: Mapping[str, Sequence[Any]] = getattr(engines.module(engine), "TUNABLE", {})
-    return found
+def tunable(engine: str, dtype: str) -> dict[str, Sequence[Any]]:
+    """The options that `engine` declares worth a search in `dtype`, with the values to try."""
+    module = engines.module(engine)
+    return {**getattr(module, "TUNABLE", {}), **getattr(module, "TUNABLE_IN", {}).get(dtype, {})}
 
 
 # Knobs
@@ -110,11 +110,11 @@ def batches(machine: Machine) -> list[int]:
     return [1, 4, 16, 64] if cores(machine) >= _MANY_CORES else [1, 4, 16]
 
 
-def _option_sets(engine: str, wanted: Wanted) -> list[dict[str, Any]]:
+def _option_sets(engine: str, dtype: str, wanted: Wanted) -> list[dict[str, Any]]:
     """The fixed options of `engine`, then each tunable one changed by itself."""
     known, fixed = engines.module(engine).OPTIONS, dict(wanted.options.get(engine, {}))
     found = [fixed]
-    for key, values in (tunable(engine) if wanted.tunable else {}).items():
+    for key, values in (tunable(engine, dtype) if wanted.tunable else {}).items():
         if key in fixed:
             continue
         found += [{**fixed, key: value} for value in values if value != known[key]]
@@ -177,7 +177,7 @@ def _of_family(
     if asked.load == "closed":
         chunks = [*(wanted.chunk or [plan.Spec().chunk])]
     for options, (count, instances), chunk in itertools.product(
-        _option_sets(engine, wanted), shapes, chunks
+        _option_sets(engine, dtype, wanted), shapes, chunks
     ):
         for batch in [1] if single else (wanted.batch or batches(machine)):
             yield Candidate(
@@ -225,6 +225,11 @@ def _try(space: Space, asked: Asked, room: Room, d: Dimensions, which: Sequence[
     reasons: dict[tuple[str, str], list[int]] = {}
     for index in which:
         one = space.candidates[index]
+        try:
+            engines.resolve_options(one.engine, one.options)
+        except ArmbenchError as error:
+            reasons.setdefault(("option", error.message), []).append(index)
+            continue
         try:
             resolved = resolve(asked, one, room.machine, d)
         except ArmbenchError as error:

@@ -15,16 +15,24 @@ from harness.model.checkpoint import open_folder
 from harness.records.run import Agreement
 from tests.quality import quantising
 from tests.quality.conftest import SMALL
-from tests.test_engines import CPUS, process_for, spec_for
+from tests.test_engines import CPUS, LLAMACPP, process_for, spec_for
 
 pytestmark = pytest.mark.engine
 
 
 @pytest.mark.parametrize(
     ("engine", "dtype"),
-    [("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32")],
+    [
+        *(
+            (name, dtype)
+            for name in ("torch", "onnxruntime")
+            for dtype in ("float32", "int8", "int4")
+        ),
+        ("torch", "bfloat16"),
+        pytest.param("llamacpp", "q4_0", marks=LLAMACPP.marks),
+    ],
 )
-def test_an_engine_of_plain_weights_agrees_and_has_a_perplexity(
+def test_an_engine_agrees_on_trained_weights_and_has_a_perplexity(
     small_reference: Path, engine: str, dtype: str
 ) -> None:
     spec = spec_for(SMALL, engine, dtype, {}, CPUS[:1])

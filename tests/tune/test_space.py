@@ -122,9 +122,25 @@ def test_tunable_options_are_tried_each_by_itself_unless_fixed(
 
 def test_what_every_engine_declares_tunable_it_knows() -> None:
     for name in engines.names():
-        for key, values in space.tunable(name).items():
-            for value in values:
-                engines.resolve_options(name, {key: value})
+        module = engines.module(name)
+        assert set(getattr(module, "TUNABLE_IN", {})) <= set(module.DTYPES)
+        for dtype in module.DTYPES:
+            for key, values in space.tunable(name, dtype).items():
+                assert module.OPTIONS[key] in values
+                assert {type(value) for value in values} == {type(module.OPTIONS[key])}
+
+
+def test_an_option_that_the_machine_cannot_give_is_left_out_with_the_reason(
+    sizes: Dimensions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "TUNABLE_IN", {"float32": {"fault": ["", "no such"]}}, raising=False)
+    wanted = Wanted(engine=["fake"], threads=[1], instances=[1], batch=[1])
+    tried = found(server(2), sizes, wanted)
+    assert [one.options for one in tried.candidates] == [{}, {"fault": "no such"}, {}]
+    (left,) = tried.left
+    assert (left.candidates, left.why) == ([1], "option")
+    assert "no such" in left.reason
+    assert set(tried.plans) == {0, 2}
 
 
 def test_unknown_names_are_refused_with_the_nearest(sizes: Dimensions) -> None:
