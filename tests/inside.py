@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import subprocess
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 from harness import cli
 
 
-def armbench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def armbench(*arguments: str, cwd: Path | str = ".") -> subprocess.CompletedProcess[str]:
     """As `tests.test_run.armbench`, without the seconds that a new Python takes to import.
 
     For commands that read and print: one that pins, locks or starts something would do so to the
     process of the tests.
     """
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
         try:
             code = cli.main(arguments)
         except SystemExit as end:  # argparse's
