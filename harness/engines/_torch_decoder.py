@@ -326,18 +326,21 @@ class TorchEngine:
         """What oneDNN and MKL print while `work` runs, and the quantised products it calls."""
         with _own_output() as lines, profile(activities=[ProfilerActivity.CPU]) as seen:
             work()
+        _, told = read_onednn(self.told)
+        kernels, facts = read_onednn(lines)
+        slow = set() if has_kleidiai() else {_LINEAR["dyn_quant_4bit"]}
+        if not kernels:  # _int_mm hands its product to oneDNN where the CPU has VNNI, else loops
+            slow.add(_LINEAR["int_mm"])
         products = [
             KernelSeen(
                 name=event.key,
                 calls=event.count,
                 seconds=event.self_cpu_time_total / 1e6,
-                reference=event.key == _LINEAR["dyn_quant_4bit"] and not has_kleidiai(),
+                reference=event.key in slow,
             )
             for event in seen.key_averages()
             if event.key in _QUANTISED
         ]
-        _, told = read_onednn(self.told)
-        kernels, facts = read_onednn(lines)
         blas, more = read_mkl(lines)
         more |= told
         facts |= more | {"cpu_capability": torch.backends.cpu.get_cpu_capability()}

@@ -52,7 +52,8 @@ class Int8Linear:
     """Exact sums of int8 products (`_int_mm`): no bit of a row depends on the rows beside it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        blocks = [by_row(rows) for rows in weight.split(_AT_ONCE)]
+        starts = range(0, len(weight), _AT_ONCE)
+        blocks = [by_row(weight[start : start + _AT_ONCE]) for start in starts]
         self.weight, self.scales = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         self.transposed = self.weight.t()  # a view: the kernel reads rows of outputs
         self.by_output = self.scales.squeeze(-1)
