@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from harness.ceilings.build import Build, NoCompiler, build_kernels
 from harness.machine.detect import detect
 from harness.model import checkpoint, synthetic
 from harness.records.machine import Machine
@@ -64,6 +65,15 @@ def own_cache(_session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep tests out of the user's cache; conversions are shared within one session."""
     monkeypatch.setenv("ARMBENCH_CACHE", str(_session_cache))
     return _session_cache
+
+
+@pytest.fixture(scope="session")
+def own_kernels(_session_cache: Path) -> Build:
+    """The kernels of this machine, built where the command looks for them too: once a session."""
+    try:
+        return build_kernels(cache=_session_cache / "kernels")
+    except NoCompiler as error:
+        pytest.skip(f"{error}: {error.hint}")
 
 
 @pytest.fixture(scope="session")

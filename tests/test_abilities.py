@@ -14,7 +14,7 @@ from harness.machine.detect import detect
 from harness.packages import install_command, missing, versions
 from harness.records.machine import Machine
 from harness.reports.engines import engine_sheet, engines_sheet
-from tests.test_run import armbench
+from tests.inside import armbench
 
 MACHINES = Path(__file__).parent / "machines"
 

@@ -38,11 +38,8 @@ from tests.test_run import armbench
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    try:
-        return build_kernels(cache=tmp_path_factory.mktemp("kernels"))
-    except NoCompiler as error:
-        pytest.skip(f"{error}: {error.hint}")
+def built(own_kernels: Build) -> Build:
+    return own_kernels
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from harness import plan
 from harness.cli import run
 from harness.errors import EXIT_MEANINGS, Exit
+from tests import inside
 from tests.test_run import armbench
 
 
@@ -58,7 +59,7 @@ def test_help_names_every_exit_code() -> None:
 def test_bad_input_gets_a_clear_error_and_exit_2(
     arguments: list[str], words: str, hint: str, tmp_path: Path
 ) -> None:
-    done = armbench(*arguments, cwd=tmp_path)
+    done = inside.armbench(*arguments, cwd=tmp_path)
     assert done.returncode == Exit.USER, done.stderr
     assert words in done.stderr
     assert hint in done.stderr

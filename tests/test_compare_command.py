@@ -11,7 +11,7 @@ from harness import store
 from harness.errors import Exit
 from tests.comparing.builders import machine
 from tests.comparing.builders import result as made
-from tests.test_run import armbench
+from tests.inside import armbench
 
 (RESULT,) = Path(__file__).parents[1].glob("results/*/quick/*.json")
 

@@ -22,6 +22,7 @@ from harness.errors import Exit
 from harness.load import stored
 from harness.metrics import served
 from harness.records.run import Result
+from tests import inside
 from tests.serving.conftest import Running, service_for, serving
 from tests.test_run import armbench
 
@@ -158,7 +159,7 @@ def test_a_stored_schedule_is_replayed_as_it_is(
     ],
 )
 def test_what_the_user_can_mend_is_said_with_exit_2(flags: tuple[str, ...], said: str) -> None:
-    done = armbench("load", *flags)
+    done = inside.armbench("load", *flags)
     assert done.returncode == Exit.USER
     assert said in done.stderr
     assert "secret" not in done.stderr

@@ -21,7 +21,7 @@ from harness.prices import adding
 from harness.records.load import Capacity, Probe
 from harness.records.money import ApiPrice, BreakEven, Price
 from harness.records.run import Estimate, Result
-from tests.test_run import armbench
+from tests.inside import armbench
 
 (RESULT,) = Path(__file__).parents[1].glob("results/*/quick/*.json")
 DAY = datetime.date(2026, 7, 2)

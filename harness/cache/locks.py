@@ -5,6 +5,7 @@ A lock ends with the process that holds it, however that ends; children do not i
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -65,6 +66,13 @@ def use(path: Path) -> None:
         os.utime(lock_file(path))
     except OSError:
         return
+
+
+@atexit.register
+def _let_go() -> None:
+    """Close what `use` holds, before the interpreter finds it open and warns of each."""
+    while _used:
+        _used.popitem()[1].close()
 
 
 def is_locked(path: Path) -> bool:

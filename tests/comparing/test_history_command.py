@@ -14,7 +14,7 @@ from harness.errors import Exit
 from harness.records.run import Result
 from tests.comparing.builders import machine, result
 from tests.comparing.test_ab import git
-from tests.test_run import armbench
+from tests.inside import armbench
 
 MACHINE = "aws-c8g.large"
 
@@ -53,9 +53,11 @@ def history(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return armbench("history", *words[:at], *where, *words[at:])
 
 
-def gate(new: Path, baseline: str, root: Path, rules: Path, *more: str, **options: object) -> int:
+def gate(
+    new: Path, baseline: str, root: Path, rules: Path, *more: str, cwd: Path | str = "."
+) -> int:
     words = ("--baseline", baseline, "--results", str(root), "--rules", str(rules), *more)
-    return armbench("gate", str(new), *words, **options).returncode
+    return armbench("gate", str(new), *words, cwd=cwd).returncode
 
 
 def test_a_label_is_a_baseline_that_the_gate_finds(root: Path, rules: Path, tmp_path: Path) -> None:

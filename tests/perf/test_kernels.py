@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from harness.ceilings.build import NoCompiler, build_kernels
+from harness.ceilings.build import Build
 
 BYTES = 32 << 10
 TARGET_OPS = 2_000_000  # of one call, so that its overhead does not count
@@ -76,12 +76,8 @@ def names() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernel]:
-    try:
-        built = build_kernels(cache=tmp_path_factory.mktemp("kernels"))
-    except NoCompiler as error:
-        pytest.skip(str(error))
-    library = ctypes.CDLL(str(built.library))
+def kernels(own_kernels: Build) -> dict[str, Kernel]:
+    library = ctypes.CDLL(str(own_kernels.library))
     library.ab_kernels.restype = ctypes.POINTER(ctypes.POINTER(Kernel))
     count = ctypes.c_size_t()
     every = library.ab_kernels(ctypes.byref(count))
