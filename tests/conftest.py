@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,33 @@ from harness.records.machine import Machine
 # Property tests run beside other work on shared machines: how long an example takes says nothing.
 settings.register_profile("armbench", deadline=None)
 settings.load_profile("armbench")
+
+# A pytest that a test starts is no worker of this one: pytest-benchmark would time nothing there.
+os.environ.pop("PYTEST_XDIST_WORKER", None)
+
+# With several workers each file has one, and these share one, since they build the same things.
+TOGETHER = {
+    "tests/kernels/": "kernels",
+    "tests/perf/test_kernels.py": "kernels",
+    "tests/test_ceilings.py": "kernels",
+}
+# Groups that take longest, which must not begin last.
+LONG = ("tests/test_engines.py", "kernels", "tests/test_load_command.py", "tests/test_run.py")
+
+
+def group(path: str) -> str:
+    """Which tests run in one worker, in order."""
+    return next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for `--dist loadgroup`, long ones first."""
+    order = {name: place for place, name in enumerate(LONG)}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item.nodeid.partition("::")[0])))
+    items.sort(key=lambda item: order.get(group(item.nodeid.partition("::")[0]), len(LONG)))
+
 
 TINY: dict[str, Any] = {
     "hidden_size": 64,
@@ -56,8 +84,12 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def _session_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """One for all workers of a session: its locks are made for that."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(pytestconfig, "workerinput") else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)
