@@ -363,5 +363,9 @@ def _window(trial: Trial) -> tuple[int, int] | None:
 
 
 def _alike(a: Variant, b: Variant) -> bool:
-    """Whether their processes are the same, however many there are."""
-    return msgspec.structs.replace(a, instances=b.instances) == b
+    """Whether their processes compute the same, however many there are."""
+    x, y = (
+        msgspec.structs.replace(v, instances=1, options=engines.weighty(v.engine, v.options))
+        for v in (a, b)
+    )
+    return x == y

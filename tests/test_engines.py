@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -202,6 +203,40 @@ def test_a_row_of_a_batch_gets_the_tokens_it_gets_alone(
     found = seen("qwen2", engine, dtype, options)
     assert len(found.alone) == 3
     assert found.together == found.again == found.alone
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "options"),
+    [
+        (
+            "onnxruntime",
+            "int4",
+            {"spinning": not engines.module("onnxruntime").OPTIONS["spinning"]},
+        ),
+        ("onnxruntime", "int4", {"huge_pages": True}),
+        ("torch", "int4", {"kernel": "int4pack", "huge_pages": True}),
+    ],
+    ids=ids,
+)
+def test_a_neutral_option_changes_no_number(
+    engine: str,
+    dtype: str,
+    options: dict[str, Any],
+    qwen2: Path,
+    references: dict[str, Path],
+    seen: Callable[[str, str, str, dict[str, Any]], Seen],
+) -> None:
+    rest = engines.weighty(engine, options)
+    assert rest != options
+    try:
+        spec = spec_for(qwen2, engine, dtype, options)
+    except ArmbenchError as error:
+        pytest.skip(str(error))  # no huge pages here
+    changed = agreement_of(spec, references["qwen2"])
+    usual = seen("qwen2", engine, dtype, rest).agreement
+    assert msgspec.structs.replace(changed, seconds=None) == msgspec.structs.replace(
+        usual, seconds=None
+    )
 
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="needs two allowed CPUs")

@@ -26,6 +26,8 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `TUNABLE`, optional: option name → values that `armbench tune` tries, each by itself beside the
   defaults of the other options; such as `{"spinning": [True, False]}`;
 - `TUNABLE_IN`, optional: the same for one dtype only, by dtype;
+- `NEUTRAL`, optional: options that change no number it computes, such as `huge_pages`: what
+  the quality guard said of one of their values holds for the others;
 - `TRACE`, optional: variables that make its libraries tell which kernels they run. The engine then
   has `trace(work)`, which calls `work` and returns a KernelPath.
 """
@@ -169,6 +171,12 @@ def stored(name: str, dtype: str, options: Mapping[str, Any]) -> Stored | None:
 def plain_stored(dtype: str) -> Stored | None:
     """How an engine keeps a model in plain `dtype`; None for one that is not plain."""
     return _STORED.get(dtype)
+
+
+def weighty(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `options` that may change what engine `name` computes."""
+    neutral = getattr(module(name), "NEUTRAL", ())
+    return {key: value for key, value in options.items() if key not in neutral}
 
 
 def serving_bytes(

@@ -75,6 +75,7 @@ OPTION_HELP: Mapping[str, str] = {
     "huge_pages": _huge_pages.HELP,
 }
 TUNABLE: Mapping[str, Sequence[Any]] = {"spinning": [True, False], "huge_pages": [False, True]}
+NEUTRAL = ("spinning", "huge_pages")
 TUNABLE_IN: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "float32": {"fast_math": [False, True]},
     "int8": {"int8": ["nbits", "dynamic"]},

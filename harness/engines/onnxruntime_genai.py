@@ -25,7 +25,7 @@ TRACE: Mapping[str, str] = {}  # a session option does it
 CONVERSION_OF = "onnxruntime"  # one graph for both
 OPTIONS: Mapping[str, Any] = {k: v for k, v in raw.OPTIONS.items() if k != "exporter"}
 OPTION_HELP: Mapping[str, str] = {k: raw.OPTION_HELP[k] for k in OPTIONS}
-TUNABLE, TUNABLE_IN = raw.TUNABLE, raw.TUNABLE_IN
+TUNABLE, TUNABLE_IN, NEUTRAL = raw.TUNABLE, raw.TUNABLE_IN, raw.NEUTRAL
 
 
 def _as_raw(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ OPTION_HELP = {
     "huge_pages": _huge_pages.HELP,
 }
 TUNABLE: Mapping[str, Sequence[Any]] = {"compile": [False, True], "huge_pages": [False, True]}
+NEUTRAL = ("huge_pages",)
 TUNABLE_IN: Mapping[str, Mapping[str, Sequence[Any]]] = {"float32": {"fast_math": [False, True]}}
 
 _RUNTIME_BYTES = 400 * 2**20  # torch itself with its libraries: an estimate on the safe side

@@ -21,9 +21,10 @@ from harness.tune.limits import Rates, limit
 from harness.tune.probing import Job, Prober
 
 
-def guard_key(one: Candidate) -> bytes:
-    """What the quality of an engine may depend on: all but threads, instances and load."""
-    return msgspec.json.encode([one.engine, one.dtype, one.options], order="deterministic")
+def guard_key(one: Candidate | Variant) -> bytes:
+    """What the quality of an engine may depend on: not threads, instances, load, nor huge pages."""
+    options = engines.weighty(one.engine, one.options)
+    return msgspec.json.encode([one.engine, one.dtype, options], order="deterministic")
 
 
 class Candidates:
@@ -37,13 +38,7 @@ class Candidates:
         self.checks: dict[bytes, Check] = {}
         self.reference: Path | str | None = None  # a text says why there is none
         for check in run.result.checks:
-            self.checks.setdefault(self._key(check.variant), check)
-
-    @staticmethod
-    def _key(variant: Variant) -> bytes:
-        return msgspec.json.encode(
-            [variant.engine, variant.dtype, variant.options], order="deterministic"
-        )
+            self.checks.setdefault(guard_key(check.variant), check)
 
     def variant(self, index: int) -> Variant:
         return self.plans[index].cases[0].variant
@@ -91,7 +86,7 @@ class Candidates:
 
         Returns why they can't win; None where they may.
         """
-        key = self._key(self.variant(index))
+        key = guard_key(self.variant(index))
         if key not in self.checks:
             try:
                 prepared = self.run.prepare_variant(self.variant(index), self._reference(index))
@@ -108,7 +103,7 @@ class Candidates:
         return None
 
     def is_checked(self, index: int) -> bool:
-        return self._key(self.variant(index)) in self.checks
+        return guard_key(self.variant(index)) in self.checks
 
     def _reference(self, index: int) -> Path | str:
         """The reference's file, or why there is none: what `prepare_variant` takes."""
@@ -122,7 +117,7 @@ class Candidates:
         return self.reference
 
     def _alike(self, index: int) -> list[int]:
-        """Candidates with the same engine, dtype and options that can be tried."""
+        """Candidates that can be tried and compute the same."""
         key = guard_key(self.tune.candidates[index])
         return [c for c in self.plans if guard_key(self.tune.candidates[c]) == key]
 
@@ -206,7 +201,7 @@ class Candidates:
         return space.case_of(resolved, index)
 
     def _prepare(self, case: Case) -> None:
-        known = self.checks[self._key(case.variant)]
+        known = self.checks[guard_key(case.variant)]
         check = msgspec.structs.replace(known, variant=case.variant)
         if all(c.variant != case.variant for c in self.run.result.checks):
             self.run.result.checks.append(check)

@@ -15,6 +15,7 @@ from harness.model.checkpoint import builtin_config
 from harness.records.machine import Machine
 from harness.records.tune import Asked, Candidate, Tune
 from harness.tune import space, writing
+from harness.tune.candidates import guard_key
 from harness.tune.space import Room, Wanted
 from tests.test_plan import server
 
@@ -201,3 +202,12 @@ def test_a_search_without_an_answer_has_nothing_to_write() -> None:
     tune = Tune(asked=asked(), candidates=[], lengths=(1, 1))
     writing.complete(tune)
     assert tune.answer is None
+
+
+def test_what_changes_no_number_shares_one_quality_check() -> None:
+    def key(dtype: str, **options: Any) -> bytes:
+        one = Candidate(engine="onnxruntime", dtype=dtype, threads=2, options=options)
+        return guard_key(one)
+
+    assert key("int8", huge_pages=True) == key("int8", spinning=False) == key("int8")
+    assert key("int8", int8="dynamic") != key("int8") != key("int4")
