@@ -27,10 +27,14 @@ _COSTLY = ("placement competitor", "placement pages", "placement memory")
 
 def derive(result: Result) -> None:
     """Compute summary, binding and warnings of `result` anew from what was stored."""
-    result.summary = metrics.summaries(result)
+    told = {
+        case.id: metrics.told(result.trials, case, bounds.of_case(result, case))
+        for case in result.plan.cases
+    }
+    result.summary = {str(case): metrics.summary(of) for case, of in told.items()}
     found = {str(case.id): of_case(result, case) for case in result.plan.cases}
     result.binding = {case: word for case, word in found.items() if word is not None}
-    result.warnings = validity.warnings(result)
+    result.warnings = validity.warnings(result, told)
 
 
 def of_case(result: Result, case: Case) -> Binding | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from harness.metrics import served, together, valid_trials
+from harness.metrics import BY_NAME, Subject, Told, served, together, valid_trials
 from harness.records.run import Case, KernelPath, PlacementProof, Result, Trial
 from harness.units import NS_PER_S
 
@@ -56,12 +56,13 @@ def overlap_faults(trial: Trial, case: Case) -> list[str]:
     return [text]
 
 
-def served_faults(trial: Trial) -> list[str]:
+def served_faults(trial: Trial, case: Case) -> list[str]:
     """Why the client's figures of a served trial should not be believed, and what to do."""
+    subject = Subject(trial=trial, case=case)
     if not trial.records:
         return ["no request was due inside the window: send more, or for longer"]
     reasons = []
-    intended, offered = served.intended_rate(trial), served.offered_rate(trial)
+    intended, offered = served.intended_rate(subject), served.offered_rate(subject)
     if intended and offered is not None and offered < OFFERED_LEAST * intended:
         reasons.append(
             f"{offered:.3g} of {intended:.3g} intended requests/s were sent: a cap on concurrency "
@@ -79,18 +80,24 @@ def served_faults(trial: Trial) -> list[str]:
     return reasons
 
 
-def served_warnings(trial: Trial) -> list[tuple[str, str]]:
-    """(kind, text) of what must be known of a served trial that holds."""
-    found = []
+def served_warnings(
+    trial: Trial, case: Case, figures: Mapping[str, float | None] | None = None
+) -> list[tuple[str, str]]:
+    """(kind, text) of what must be known of a served trial; `figures` are its metrics, if known."""
+    found, subject = [], Subject(trial=trial, case=case)
+
+    def value(name: str) -> float | None:
+        return BY_NAME[name].value(subject) if figures is None else figures[name]
+
     failed = [r.error for r in trial.records if r.error is not None]
     if failed:
         text = f"{len(failed)} of {len(trial.records)} requests failed, the first: {failed[0]}"
         found.append(("failed", text))
-    missed = served.length_miss_share(trial)
+    missed = value("length_miss_share")
     if missed is not None and missed > LENGTH_TOLERANCE:
         text = f"{missed:.1%} of the answers have another length than asked"
         found.append(("length", text))
-    short = served.short_gap_share(trial)
+    short = value("short_gap_share")
     if short is not None and short > SHORT_GAPS_MOST:
         text = (
             f"{short:.1%} of the gaps between chunks are below 0.1 ms: chunks came together, so "
@@ -106,7 +113,7 @@ def invalid_reasons(trial: Trial, case: Case) -> list[str]:
     """Why the figures of an ended trial should not be believed; empty is valid."""
     reasons = length_faults(trial, case) + overlap_faults(trial, case)
     if case.load.serving is not None:
-        reasons += served_faults(trial)
+        reasons += served_faults(trial, case)
     if trial.proofs == [None] and case.load.serving is not None and case.serve is None:
         pass  # an endpoint's threads, which cannot be seen from here
     else:
@@ -160,7 +167,8 @@ def _told(messages: Iterable[tuple[str, str]]) -> list[str]:
     return [m[0] if len(m) == 1 else f"{m[0]} ({len(m)} times)" for m in kinds.values()]
 
 
-def _case_warnings(result: Result, case: Case) -> list[str]:
+def _case_warnings(result: Result, case: Case, told: Told) -> list[str]:
+    figures = {id(trial): known for trial, known in told}
     trials = [t for t in result.trials if t.case == case.id]
     bad = [t for t in trials if t.invalid or t.state == "failed"]
     reasons: list[tuple[str, str]] = []
@@ -171,7 +179,8 @@ def _case_warnings(result: Result, case: Case) -> list[str]:
             reasons.append((str(trial.reason), f"failed: {trial.reason}"))
         reasons += [(kinds.get(text, text), text) for text in trial.invalid]
         notes += [(f.name, f.message) for f in trial.findings if f.severity == "warning"]
-        notes += served_warnings(trial) if case.load.serving is not None else []
+        if case.load.serving is not None:
+            notes += served_warnings(trial, case, figures.get(id(trial)))
         if trial.warmup_stable is False:
             notes.append(("warm-up", "warm-up did not become stable"))
     found = [f"{label(case)}: {text}" for text in _told(notes)]
@@ -247,8 +256,11 @@ def _check_warnings(result: Result) -> Iterator[str]:
             yield f"{name} {what}: {check.reason}"
 
 
-def warnings(result: Result) -> list[str]:
-    """Everything a reader must know beside the table, most important first."""
+def warnings(result: Result, told: Mapping[int, Told] | None = None) -> list[str]:
+    """Everything a reader must know beside the table, most important first.
+
+    `told` has the metrics of the valid trials of each case by its id, where they are known already.
+    """
     found: list[str] = []
     if not result.finished:
         missing = len(result.plan.order) - len(result.trials)
@@ -263,5 +275,5 @@ def warnings(result: Result) -> list[str]:
     found += drifts(result)
     found += result.plan.notes
     for case in result.plan.cases:
-        found += _case_warnings(result, case)
+        found += _case_warnings(result, case, (told or {}).get(case.id, []))
     return found

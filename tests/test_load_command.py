@@ -20,7 +20,7 @@ from harness.cli import load as command
 from harness.cli.load_flags import LOAD_FLAGS
 from harness.errors import Exit
 from harness.load import stored
-from harness.metrics import served
+from harness.metrics import Subject, served
 from harness.records.run import Result
 from tests import inside
 from tests.serving.conftest import Running, service_for, serving
@@ -80,7 +80,7 @@ def test_a_closed_load_keeps_as_many_under_way_as_asked(
     _, result = load("--concurrency", "1,3", "--requests", "12")
     peaks = {
         case.load.serving.concurrency: served.concurrency_peak(
-            next(t for t in result.trials if t.case == case.id)
+            Subject(trial=next(t for t in result.trials if t.case == case.id), case=case)
         )
         for case in result.plan.cases
         if case.load.serving
@@ -91,7 +91,7 @@ def test_a_closed_load_keeps_as_many_under_way_as_asked(
 def test_a_load_by_time_has_a_window_of_that_time(load: Callable[..., tuple[int, Result]]) -> None:
     _, result = load("--concurrency", "2", "--duration", "2s", "--endpoint", "chat")
     (trial,) = result.trials
-    assert served.window_s(trial) == 2.0
+    assert served.window_s(Subject(trial=trial, case=result.plan.cases[0])) == 2.0
     assert trial.window_ns is not None
     assert all(trial.window_ns[0] <= r.due_ns < trial.window_ns[1] for r in trial.records)
     assert result.target is not None

@@ -169,7 +169,9 @@ def typical(case: CaseValues, metric: str, scale: Scale = "ratio") -> float | No
     Geometric for a ratio, where every value is above zero; else arithmetic.
     """
     column = _column(case, metric)
-    return _mean(column, scale) if column else None
+    if len(column) < 2:  # runs of a history have one value each
+        return column[0] if column else None
+    return _mean(column, scale)
 
 
 def _mean(column: Sequence[float], scale: Scale) -> float:

@@ -245,8 +245,8 @@ def _fill(trial: Trial, load: LoadPoint, lines: list[Fields], budget: Budget) ->
 
 def _mark(trial: Trial) -> None:
     """Say what the records can't tell: tokens laid evenly, answers in one piece."""
-    streams.mark_spread(trial, [r for r in trial.records if r.http and r.http.chunk_ns])
-    if any(r.token_ns and r.http and not r.http.chunk_ns for r in trial.records):
+    streams.mark_spread(trial, [r for r in trial.records if r.chunk_ns])
+    if any(r.token_ns and r.http and not r.chunk_ns for r in trial.records):
         trial.unknown |= dict.fromkeys(streams.BETWEEN_TOKENS, streams.SPREAD)
 
 

@@ -61,9 +61,9 @@ def token_instants(chunks: Sequence[int], tokens: int) -> list[int]:
 def mark_spread(trial: Trial, records: Sequence[RequestRecord]) -> None:
     """Say which metrics `records` can't tell because tokens were laid over chunks."""
     answered = [r for r in records if r.token_ns]
-    if any(len(r.http.chunk_ns) != len(r.token_ns) for r in answered if r.http):
+    if any(len(r.chunk_ns) != len(r.token_ns) for r in answered if r.http):
         trial.unknown |= dict.fromkeys(BETWEEN_TOKENS, SPREAD)
-    if any(r.http and len(r.http.chunk_ns) < 2 <= len(r.token_ns) for r in answered):
+    if any(r.http and len(r.chunk_ns) < 2 <= len(r.token_ns) for r in answered):
         trial.unknown["tpot"] = trial.unknown["latency"] = trial.unknown["ntpot"] = ONE_CHUNK
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from harness import stats
 from harness.interchange.export import Export
 from harness.interchange.vllm import FAMILIES, TOOL
-from harness.metrics import served, valid_trials
+from harness.metrics import Subject, served, valid_trials
 from harness.records.run import Case, RequestRecord, Result, Trial
 
 _MARKS = {"p50": "median", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9"}
@@ -44,7 +44,7 @@ def write(result: Result) -> Export:
 def document(result: Result, case: Case, trial: Trial) -> dict[str, Any]:
     """One run."""
     known = dict(trial.extra) if result.origin and result.origin.tool == TOOL else {}
-    body = _measured(trial) if trial.records else _told(trial)
+    body = _measured(case, trial) if trial.records else _told(trial)
     detailed = {k: v for k, v in body.items() if k not in known or k in _DETAILS}
     return {**_head(result, case, trial), **known, **detailed}
 
@@ -71,12 +71,13 @@ def _head(result: Result, case: Case, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _measured(trial: Trial) -> dict[str, Any]:
+def _measured(case: Case, trial: Trial) -> dict[str, Any]:
     """Lists and summaries from records."""
-    done = served.succeeded(trial)
+    subject = Subject(trial=trial, case=case)
+    done = subject.good.records
     records = sorted(trial.records, key=lambda r: r.sent_ns)
     into, out = sum(r.input_tokens for r in done), sum(len(r.token_ns) for r in done)
-    seconds = served.window_s(trial) or 0.0
+    seconds = served.window_s(subject) or 0.0
     ttfts = [(r.token_ns[0] - r.sent_ns) / 1e9 for r in done]
     latencies = [(r.token_ns[-1] - r.sent_ns) / 1e9 for r in done]
     tpots = [
@@ -93,7 +94,7 @@ def _measured(trial: Trial) -> dict[str, Any]:
         "start_times": [r.sent_ns / 1e9 for r in records],
         "queue_times": [max(0, r.sent_ns - r.due_ns) / 1e9 for r in records],
         "errors": [r.error or "" for r in records],
-        "max_concurrent_requests": served.concurrency_peak(trial),
+        "max_concurrent_requests": served.concurrency_peak(subject),
     }
     pooled = [gap for r in done for gap in _gaps(r)]
     for name, values in (("ttft", ttfts), ("tpot", tpots), ("itl", pooled), ("e2el", latencies)):
@@ -107,7 +108,7 @@ def _good(record: RequestRecord) -> bool:
 
 def _instants(record: RequestRecord) -> list[int]:
     """The chunks as they came, or the tokens where they are not known."""
-    return record.http.chunk_ns if record.http and record.http.chunk_ns else record.token_ns
+    return record.chunk_ns or record.token_ns
 
 
 def _gaps(record: RequestRecord) -> list[float]:

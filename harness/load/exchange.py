@@ -107,6 +107,8 @@ def _record(
     finish = exchange.finish or ("error" if error else _finish(answer.finish))
     given_up = exchange.done_ns if exchange.done_ns is not None else time.monotonic_ns()
     told = usage.input if usage else None
+    token_ns = instants(counted.chunk_ns, counted.chunk_tokens)
+    one_by_one = bool(token_ns) and token_ns == counted.chunk_ns
     return RequestRecord(
         id=planned.id,
         slot=exchange.job.slot,
@@ -114,7 +116,7 @@ def _record(
         sent_ns=exchange.sent_ns if exchange.sent_ns is not None else given_up,
         input_tokens=told if told is not None else planned.input_tokens or 0,
         started_ns=answer.http.started_ns,
-        token_ns=instants(counted.chunk_ns, counted.chunk_tokens),
+        token_ns=token_ns,
         finish=finish,
         output_sha256=_digest(answer.text),
         error=shortened(redacted(error)) if error else None,
@@ -128,8 +130,8 @@ def _record(
             tls_s=exchange.tls_s,
             headers_ns=answer.http.headers_ns,
             done_ns=exchange.done_ns if answer.http.complete else None,
-            chunk_ns=counted.chunk_ns,
-            chunk_tokens=counted.chunk_tokens,
+            chunk_ns=None if one_by_one else counted.chunk_ns,
+            chunk_tokens=[] if one_by_one else counted.chunk_tokens,
             tokens_by=counted.by,
             reasoning_chunks=counted.reasoning,
             usage_input=told,

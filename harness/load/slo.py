@@ -34,7 +34,7 @@ def _ttfot(record: RequestRecord) -> float | None:
     http = record.http
     if http is None or not http.reasoning_chunks:
         return _ttft(record)
-    visible = http.chunk_ns[http.reasoning_chunks :] or record.token_ns[-1:]
+    visible = record.chunk_ns[http.reasoning_chunks :] or record.token_ns[-1:]
     return (visible[0] - record.due_ns) / NS_PER_S
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 from msgspec import Struct
 
-from harness.load.arrivals import dispersion, gap_cv
 from harness.records.run import Estimate, RequestRecord
 from harness.units import NS_PER_S
 
@@ -98,80 +97,24 @@ def _warm(medians: Sequence[float], later: Sequence[float]) -> int:
     return next((n for n, m in enumerate(early) if low <= m <= high), len(early))
 
 
-def end_ns(record: RequestRecord) -> float:
-    """When a request was over: its last instant known; infinite for one that never ended.
-
-    One that failed without a sign of the server was over when it was sent.
-    """
-    if record.finish == "unfinished":
-        return math.inf
-    done = record.http.done_ns if record.http is not None else None
-    return max(record.sent_ns, done or 0, record.token_ns[-1] if record.token_ns else 0)
-
-
-def drain_s(records: Sequence[RequestRecord], window: Window) -> float | None:
-    """From the end of the window to the end of its last request; None where one never ended."""
-    last = max((end_ns(r) for r in counted(records, window)), default=window[1])
-    return None if last == math.inf else max(0.0, (last - window[1]) / NS_PER_S)
-
-
 def peak_concurrency(records: Sequence[RequestRecord]) -> int:
     """The most requests under way at one instant, each from being sent until it was over.
 
-    Sweep line over half-open intervals: one that ends where another begins is not beside it.
-    Requests that were never sent (`sent_ns` 0) count nowhere.
+    It is over at its last instant known: of its tokens, or when the answer was complete. One that
+    failed without a sign of the server was over when it was sent, one that is unfinished never.
+    Half-open intervals: one that ends where another begins is not beside it. Requests that were
+    never sent (`sent_ns` 0) count nowhere.
     """
-    edges: list[tuple[float, int]] = []
-    for record in records:
-        end = end_ns(record)
-        if 0 < record.sent_ns < end:
-            edges += [(record.sent_ns, 1), (end, -1)]
-    peak = now = 0
-    for _, step in sorted(edges):
-        now += step
-        peak = max(peak, now)
-    return peak
-
-
-def tokens_inside(records: Sequence[RequestRecord], window: Window) -> int:
-    """Output tokens that came inside the window, whichever requests they are of."""
-    return sum(window[0] <= at < window[1] for r in records for at in r.token_ns)
-
-
-def short_gap_share(records: Sequence[RequestRecord]) -> float | None:
-    """Share of gaps between neighbouring tokens below 0.1 ms; None without gaps.
-
-    Such tokens were read together. From a share of one half on, a median ITL tells of the reading,
-    not of the server.
-    """
-    gaps = [b - a for r in records for a, b in pairwise(r.token_ns)]
-    return sum(gap < SHORT_GAP_NS for gap in gaps) / len(gaps) if gaps else None
-
-
-class SentArrivals(Struct, frozen=True, kw_only=True):
-    """The arrivals of a window as they were sent, beside what was due: per second, and spread."""
-
-    intended_rate: float
-    offered_rate: float
-    gap_cv: float | None
-    dispersion: float | None
-
-    @property
-    def share(self) -> float | None:
-        """Offered ÷ intended; None where nothing was due."""
-        return self.offered_rate / self.intended_rate if self.intended_rate else None
-
-
-def sent_arrivals(records: Sequence[RequestRecord], window: Window) -> SentArrivals:
-    """Rates and regularity of what was sent inside the window."""
-    seconds = (window[1] - window[0]) / NS_PER_S
-    sent = [r.sent_ns for r in records if r.sent_ns > 0 and window[0] <= r.sent_ns < window[1]]
-    return SentArrivals(
-        intended_rate=len(counted(records, window)) / seconds,
-        offered_rate=len(sent) / seconds,
-        gap_cv=gap_cv(sent),
-        dispersion=dispersion(sent),
-    )
+    sent = np.array([r.sent_ns for r in records], dtype=np.int64)
+    last = [r.token_ns[-1] if r.token_ns else 0 for r in records]
+    done = [r.http.done_ns or 0 if r.http else 0 for r in records]
+    over = np.maximum(np.array(last, dtype=np.int64), np.array(done, dtype=np.int64))
+    ever = np.array([r.finish != "unfinished" for r in records], dtype=bool)
+    seen = (sent > 0) & (~ever | (over > sent))
+    starts, ends = np.sort(sent[seen]), np.sort(over[seen & ever])
+    begun = np.arange(1, len(starts) + 1)
+    ended = np.searchsorted(ends, starts, side="right")
+    return int(np.max(begun - ended, initial=0))
 
 
 def narrow_enough(estimates: Sequence[Estimate], share: float) -> bool:

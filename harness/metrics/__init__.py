@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from harness import bounds, stats
+from harness import stats
 from harness.bounds import Bounds
 from harness.errors import ArmbenchError, unknown_name
 from harness.metrics.batched import Phase, decode_work, prefill_work
 from harness.metrics.row import Direction, Metric, Subject
 from harness.metrics.table import METRICS
-from harness.records.run import Case, Estimate, Result, Trial
+from harness.records.run import Case, Estimate, Trial
 
 __all__ = [
     "BY_NAME",
@@ -25,12 +25,14 @@ __all__ = [
     "Metric",
     "Phase",
     "Subject",
+    "Told",
     "decode_work",
     "metric",
     "named",
     "prefill_work",
-    "summaries",
     "summarise",
+    "summary",
+    "told",
     "valid_trials",
 ]
 
@@ -67,22 +69,33 @@ def valid_trials(trials: Iterable[Trial], case: Case) -> list[Trial]:
     return [t for t in trials if t.case == case.id and t.state == "ok" and not t.invalid]
 
 
+Told = list[tuple[Trial, dict[str, float | None]]]  # trials of one case, with every metric of each
+
+
+def told(trials: Iterable[Trial], case: Case, limits: Bounds | None = None) -> Told:
+    """Every metric of each valid trial of `case`.
+
+    One trial after the other, since its columns are many times as large as what they tell.
+    """
+    found: Told = []
+    for trial in valid_trials(trials, case):
+        subject = Subject(trial=trial, case=case, bounds=limits)
+        found.append((trial, {row.name: row.value(subject) for row in METRICS}))
+    return found
+
+
 def summarise(
     trials: Iterable[Trial], case: Case, limits: Bounds | None = None
 ) -> dict[str, Estimate]:
     """Every metric of `case` over its valid trials; metrics that no trial can tell are left out."""
-    chosen = [Subject(trial=t, case=case, bounds=limits) for t in valid_trials(trials, case)]
-    summary: dict[str, Estimate] = {}
+    return summary(told(trials, case, limits))
+
+
+def summary(of: Told) -> dict[str, Estimate]:
+    """Estimates over the trials of one case; metrics that no trial can tell are left out."""
+    found: dict[str, Estimate] = {}
     for row in METRICS:
-        values = [v for subject in chosen if (v := row.value(subject)) is not None]
-        if (found := stats.estimate(values, row.unit)) is not None:
-            summary[row.name] = found
-    return summary
-
-
-def summaries(result: Result) -> dict[str, dict[str, Estimate]]:
-    """Every metric of every case, by case id."""
-    return {
-        str(case.id): summarise(result.trials, case, bounds.of_case(result, case))
-        for case in result.plan.cases
-    }
+        values = [value for _, figures in of if (value := figures[row.name]) is not None]
+        if (estimate := stats.estimate(values, row.unit)) is not None:
+            found[row.name] = estimate
+    return found

@@ -6,53 +6,49 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from harness.metrics import served
+from harness.metrics.requests import Seconds, gaps_ns, seconds, tokens_inside
 from harness.metrics.row import Subject, Value
 from harness.metrics.together import Pass, Together, together
-from harness.records.run import RequestRecord, Trial
+from harness.records.run import RequestRecord
+from harness.units import NS_PER_S
 
 
-def ttfts(trial: Trial) -> list[float]:
-    """First token − due, seconds, one for each request."""
-    return [(r.token_ns[0] - r.due_ns) / 1e9 for r in served.succeeded(trial)]
+def ttfts(subject: Subject) -> Seconds:
+    """First token − due, one for each request."""
+    return seconds(subject.good.first_ns, subject.good.due_ns)
 
 
-def ttfts_from_send(trial: Trial) -> list[float]:
-    """First token − sent, seconds, one for each request."""
-    return [(r.token_ns[0] - r.sent_ns) / 1e9 for r in served.succeeded(trial)]
+def ttfts_from_send(subject: Subject) -> Seconds:
+    """First token − sent, one for each request."""
+    return seconds(subject.good.first_ns, subject.good.sent_ns)
 
 
-def latencies(trial: Trial) -> list[float]:
-    """Last token − due, seconds, one for each request."""
-    return [(r.token_ns[-1] - r.due_ns) / 1e9 for r in served.succeeded(trial)]
+def latencies(subject: Subject) -> Seconds:
+    """Last token − due, one for each request."""
+    return seconds(subject.good.last_ns, subject.good.due_ns)
 
 
-def tpots(trial: Trial) -> list[float]:
-    """(last − first token) ÷ (tokens − 1), seconds; requests below two tokens have none."""
-    return [
-        (r.token_ns[-1] - r.token_ns[0]) / 1e9 / (len(r.token_ns) - 1)
-        for r in served.succeeded(trial)
-        if len(r.token_ns) > 1
-    ]
+def tpots(subject: Subject) -> Seconds:
+    """(last − first token) ÷ (tokens − 1); requests below two tokens have none."""
+    good = subject.good
+    several = good.tokens > 1
+    return seconds(good.last_ns, good.first_ns)[several] / (good.tokens[several] - 1)
 
 
-def itls(trial: Trial) -> list[float]:
-    """Gaps between neighbouring output tokens, seconds, pooled over requests."""
-    return [
-        (b - a) / 1e9
-        for r in served.succeeded(trial)
-        for a, b in zip(r.token_ns, r.token_ns[1:], strict=False)
-    ]
+def itls(subject: Subject) -> Seconds:
+    """Gaps between neighbouring output tokens, pooled over requests."""
+    return gaps_ns(subject.good.token_ns, subject.good.tokens) / NS_PER_S
 
 
-def _batches(trial: Trial) -> Iterable[list[RequestRecord]]:
+def _batches(subject: Subject) -> Iterable[list[RequestRecord]]:
     """Records that went through the engine together; over HTTP that is not known.
 
     Those that were cut off count as far as they came.
     """
-    if served.is_served(trial):
+    if subject.served:
         return []
     groups: dict[tuple[int, int], list[RequestRecord]] = {}
-    for record in trial.records:
+    for record in subject.trial.records:
         if record.error is None and record.token_ns:
             start = record.started_ns or record.sent_ns
             groups.setdefault((record.instance, start), []).append(record)
@@ -62,7 +58,7 @@ def _batches(trial: Trial) -> Iterable[list[RequestRecord]]:
 def _prefills(subject: Subject) -> Together | None:
     """The prefills that count; None where it is not known when they began."""
     passes = []
-    for batch in _batches(subject.trial):
+    for batch in _batches(subject):
         start = batch[0].started_ns
         if start is None:
             return None
@@ -73,7 +69,7 @@ def _prefills(subject: Subject) -> Together | None:
 def _decodes(subject: Subject) -> Together | None:
     """The decodes that count."""
     passes = []
-    for batch in _batches(subject.trial):
+    for batch in _batches(subject):
         first, last = min(r.token_ns[0] for r in batch), max(r.token_ns[-1] for r in batch)
         longest = max(batch, key=lambda r: len(r.token_ns)).token_ns
         passes.append(Pass(batch[0].instance, (first, *longest[1:-1], last), batch))
@@ -82,7 +78,7 @@ def _decodes(subject: Subject) -> Together | None:
 
 def prefill_rate(subject: Subject) -> float | None:
     """Input tokens of all batches ÷ the time of their prefills, tok/s."""
-    done = _prefills(subject)
+    done = subject.once(_prefills)
     if done is None or done.seconds <= 0:
         return None
     return sum(share * sum(r.input_tokens for r in p.batch) for p, share in done.shares) / (
@@ -92,7 +88,7 @@ def prefill_rate(subject: Subject) -> float | None:
 
 def decode_rate(subject: Subject) -> float | None:
     """Output tokens after the first ÷ the time of the decodes, tok/s."""
-    done = _decodes(subject)
+    done = subject.once(_decodes)
     if done is None or done.seconds <= 0:
         return None
     tokens = sum(share * sum(len(r.token_ns) - 1 for r in p.batch) for p, share in done.shares)
@@ -101,21 +97,19 @@ def decode_rate(subject: Subject) -> float | None:
 
 def output_rate(subject: Subject) -> float | None:
     """Output tokens that came inside the window ÷ window, tok/s."""
-    trial = subject.trial
-    window = served.window_s(trial)
-    if window is None or trial.window_ns is None:
+    window, span = served.window_s(subject), subject.trial.window_ns
+    if window is None or span is None:
         return None
-    start, end = trial.window_ns
-    if served.is_served(trial):  # half-open: the next window begins where this one ends
-        everything = [*trial.warmup, *trial.records]
-        return sum(start <= t < end for r in everything for t in r.token_ns) / window
-    produced = sum(start < t <= end for r in trial.records for t in r.token_ns)
+    if subject.served:
+        produced = sum(tokens_inside(r, span) for r in (subject.warmup, subject.records))
+    else:  # from the first request due to the last token, which counts
+        produced = tokens_inside(subject.records, (span[0] + 1, span[1] + 1))
     return produced / window
 
 
 def total_rate(subject: Subject) -> float | None:
     """Input and output tokens of the window ÷ window, tok/s."""
-    into, out = served.input_tok_per_s(subject.trial), output_rate(subject)
+    into, out = subject.once(served.input_tok_per_s), subject.once(output_rate)
     return None if into is None or out is None else into + out
 
 
@@ -130,7 +124,7 @@ class Phase(NamedTuple):
 
 def prefill_work(subject: Subject) -> Phase | None:
     """Weights read once for each batch, and forward operations; None without a footprint."""
-    done = _prefills(subject)
+    done = subject.once(_prefills)
     if subject.bounds is None or done is None:
         return None
     cost = subject.bounds.footprint
@@ -145,7 +139,7 @@ def prefill_work(subject: Subject) -> Phase | None:
 
 def decode_work(subject: Subject) -> Phase | None:
     """Weights and keys and values read by every step, at the mean context of the decode."""
-    done = _decodes(subject)
+    done = subject.once(_decodes)
     if subject.bounds is None or done is None:
         return None
     cost = subject.bounds.footprint

@@ -3,28 +3,78 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 from msgspec import Struct
 
 from harness import stats
 from harness.bounds import Bounds
+from harness.metrics.requests import Requests, Seconds
 from harness.records.run import Case, Trial
 
 Direction = Literal["higher", "lower", "none"]
 _PERCENTILE = re.compile(r"_p(\d+)_s$")
 
+T = TypeVar("T")
 
-class Subject(Struct, frozen=True, kw_only=True):
-    """What a metric is computed from: a trial, its case, and what bounds it where that is known."""
+
+class Subject(Struct, frozen=True, kw_only=True, dict=True):
+    """What a metric is computed from: a trial, its case, and what bounds it where that is known.
+
+    It keeps what several rows need, so that each is made once of a million requests.
+    """
 
     trial: Trial
     case: Case
     bounds: Bounds | None = None
 
+    @cached_property
+    def served(self) -> bool:
+        """Whether the trial's requests went over HTTP."""
+        return any(r.http is not None for r in self.trial.records)
+
+    @cached_property
+    def records(self) -> Requests:
+        """The requests that count."""
+        return Requests(self.trial.records)
+
+    @cached_property
+    def warmup(self) -> Requests:
+        """Those outside the window, whose tokens may lie in it."""
+        return Requests(self.trial.warmup)
+
+    @cached_property
+    def good(self) -> Requests:
+        """Those that count and ended well, not cut off at the end of a trial; all have tokens."""
+        return self.records.of(lambda r: r.error is None and r.token_ns and r.finish != "cancelled")
+
+    @cached_property
+    def _kept(self) -> dict[Callable[[Subject], Any], Any]:
+        return {}
+
+    def once(self, compute: Callable[[Subject], T]) -> T:
+        """What `compute` makes of this subject, made once."""
+        if compute not in self._kept:
+            self._kept[compute] = compute(self)
+        found: T = self._kept[compute]
+        return found
+
+    @cached_property
+    def _ordered(self) -> list[tuple[Values, Seconds]]:
+        return []
+
+    def ordered(self, values: Values) -> Seconds:
+        """`values` of this subject, ascending; only those asked for last are kept."""
+        if not self._ordered or self._ordered[0][0] is not values:
+            self._ordered[:] = [(values, np.sort(values(self)))]
+        return self._ordered[0][1]
+
 
 Value = Callable[[Subject], float | None]
+Values = Callable[[Subject], Seconds]
 
 
 class Metric(Struct, frozen=True, kw_only=True):
@@ -67,13 +117,13 @@ def _told(name: str, computed: Value) -> Value:
         trial = subject.trial
         if name in trial.figures:
             return trial.figures[name]
-        return None if unknown_by in trial.unknown else computed(subject)
+        return None if unknown_by in trial.unknown else subject.once(computed)
 
     return value
 
 
-def _quantile(values: Callable[[Trial], Sequence[float]], q: float) -> Value:
-    return lambda subject: stats.percentile(values(subject.trial), q)
+def _quantile(values: Values, q: float) -> Value:
+    return lambda subject: stats.quantile(subject.ordered(values), q)
 
 
 def row(
@@ -97,29 +147,10 @@ def row(
     )
 
 
-def quantile_rows(
-    name: str,
-    label: str,
-    formula: str,
-    values: Callable[[Trial], Sequence[float]],
-    source: str,
-) -> list[Metric]:
+def quantile_rows(name: str, label: str, formula: str, values: Values, source: str) -> list[Metric]:
     """A metric for each percentile of `values`; those with too few values are None."""
     marks = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
     return [
         row(f"{name}_{p}_s", f"{label} {p}", "s", "lower", formula, _quantile(values, q), source)
         for p, q in marks.items()
     ]
-
-
-def trial_row(
-    name: str,
-    label: str,
-    unit: str,
-    direction: Direction,
-    formula: str,
-    value: Callable[[Trial], float | None],
-    source: str = "armbench",
-) -> Metric:
-    """A row whose value needs the trial alone."""
-    return row(name, label, unit, direction, formula, lambda s: value(s.trial), source)

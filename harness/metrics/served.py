@@ -6,183 +6,216 @@ requests that straddle an edge. Latencies are over successes, attainment over al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from operator import attrgetter
 
-from harness.load.slo import attained
-from harness.load.window import peak_concurrency
-from harness.records.run import Case, RequestRecord, Trial
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.load.slo import METRICS
+from harness.load.window import SHORT_GAP_NS, peak_concurrency
+from harness.metrics.requests import (
+    Instants,
+    Requests,
+    Seconds,
+    gaps_ns,
+    inside,
+    longest_gaps_ns,
+    seconds,
+)
+from harness.metrics.row import Subject
+from harness.records.load import Slo
+from harness.records.run import Trial
 from harness.units import NS_PER_S
 
-SHORT_GAP_NS = 100_000
 
-
-def window_s(trial: Trial) -> float | None:
+def window_s(subject: Subject) -> float | None:
     """Length of the window; None where there is none."""
-    if trial.window_ns is None or trial.window_ns[1] <= trial.window_ns[0]:
+    window = subject.trial.window_ns
+    if window is None or window[1] <= window[0]:
         return None
-    return (trial.window_ns[1] - trial.window_ns[0]) / NS_PER_S
+    return (window[1] - window[0]) / NS_PER_S
 
 
-def is_served(trial: Trial) -> bool:
-    """Whether its requests went over HTTP."""
-    return any(r.http is not None for r in trial.records)
+def _rate(subject: Subject, instants: Instants) -> float | None:
+    window, span = window_s(subject), subject.trial.window_ns
+    if window is None or span is None or not subject.served:
+        return None
+    return inside(instants, span) / window
 
 
-def succeeded(trial: Trial) -> list[RequestRecord]:
-    """Requests that ended well; those that were cut off at the end of a trial did not."""
-    return [r for r in trial.records if r.error is None and r.token_ns and r.finish != "cancelled"]
-
-
-def _inside(trial: Trial, instants: Iterator[int]) -> int:
-    assert trial.window_ns is not None
-    start, end = trial.window_ns
-    return sum(start <= instant < end for instant in instants)
-
-
-def _rate(trial: Trial, instants: Iterator[int]) -> float | None:
-    window = window_s(trial)
-    return None if window is None or not is_served(trial) else _inside(trial, instants) / window
-
-
-def intended_rate(trial: Trial) -> float | None:
+def intended_rate(subject: Subject) -> float | None:
     """Requests due inside the window ÷ window."""
-    return _rate(trial, (r.due_ns for r in trial.records))
+    return _rate(subject, subject.records.due_ns)
 
 
-def offered_rate(trial: Trial) -> float | None:
+def offered_rate(subject: Subject) -> float | None:
     """Requests sent inside the window ÷ window; never sent ones have no instant of sending."""
-    return _rate(trial, (r.sent_ns for r in trial.records if was_sent(r)))
+    sent = subject.records.sent_ns
+    return _rate(subject, sent[sent > 0])
 
 
-def was_sent(record: RequestRecord) -> bool:
-    """Whether it left the client: a request that was given up before has sent_ns 0."""
-    return record.sent_ns > 0
-
-
-def requests_per_s(trial: Trial) -> float | None:
+def requests_per_s(subject: Subject) -> float | None:
     """Requests that ended well inside the window ÷ window."""
-    everything = [*trial.warmup, *trial.records]
-    ends = (r.token_ns[-1] for r in everything if r.error is None and r.token_ns and r.http)
-    return _rate(trial, ends)
+    if not subject.served:
+        return None
+    well = (
+        part.of(lambda r: r.error is None and r.token_ns and r.http)
+        for part in (subject.warmup, subject.records)
+    )
+    return _rate(subject, np.concatenate([part.last_ns for part in well]))
 
 
-def input_tok_per_s(trial: Trial) -> float | None:
+def input_tok_per_s(subject: Subject) -> float | None:
     """Input tokens of requests whose first token came inside the window ÷ window."""
-    window = window_s(trial)
-    if window is None or trial.window_ns is None or not is_served(trial):
+    window, span = window_s(subject), subject.trial.window_ns
+    if window is None or span is None or not subject.served:
         return None
-    start, end = trial.window_ns
-    found = (r for r in [*trial.warmup, *trial.records] if r.token_ns)
-    return sum(r.input_tokens for r in found if start <= r.token_ns[0] < end) / window
+    found = 0
+    for part in (subject.warmup, subject.records):
+        begun = part.of(attrgetter("token_ns"))
+        within = (begun.first_ns >= span[0]) & (begun.first_ns < span[1])
+        found += int(begun.column(attrgetter("input_tokens"))[within].sum())
+    return found / window
 
 
-def attainment(trial: Trial, case: Case) -> float | None:
+def attainment(subject: Subject) -> float | None:
     """Share of the requests that kept the SLO; None without one."""
-    slo = case.load.serving.slo if case.load.serving else None
-    if slo is None or not trial.records:
+    serving, records = subject.case.load.serving, subject.trial.records
+    slo = serving.slo if serving else None
+    if slo is None or not records:
         return None
-    return sum(attained(r, slo) for r in trial.records) / len(trial.records)
+    ended = subject.good.of(lambda r: r.finish in ("length", "stop"))  # see `slo.succeeded`
+    return int(np.count_nonzero(kept(ended, slo))) / len(records)
 
 
-def goodput(trial: Trial, case: Case) -> float | None:
+def kept(ended: Requests, slo: Slo) -> NDArray[np.bool_]:
+    """Whether each of these requests, which all succeeded, kept every bound: `slo.attained`."""
+    good = np.ones(len(ended), dtype=bool)
+    for bound in slo.bounds:
+        good &= _bounded(ended, bound.metric) / bound.seconds <= 1
+    return good
+
+
+def _bounded(ended: Requests, metric: str) -> Seconds:
+    """The value of each request that a bound is on, as `slo.METRICS` has it; 0 for none."""
+    if metric == "ttft":
+        return seconds(ended.first_ns, ended.due_ns)
+    if metric == "latency":
+        return seconds(ended.last_ns, ended.due_ns)
+    if metric == "tpot":
+        return seconds(ended.last_ns, ended.first_ns) / np.maximum(ended.tokens - 1, 1)
+    if metric == "itl":
+        return longest_gaps_ns(ended) / NS_PER_S
+    of_request = METRICS[metric]
+    return np.array([of_request(r) or 0.0 for r in ended.records])
+
+
+def goodput(subject: Subject) -> float | None:
     """Requests that kept the SLO ÷ window."""
-    share, window = attainment(trial, case), window_s(trial)
-    return None if share is None or window is None else share * len(trial.records) / window
+    share, window = subject.once(attainment), window_s(subject)
+    return None if share is None or window is None else share * len(subject.records) / window
 
 
-def failed_share(trial: Trial) -> float | None:
+def failed_share(subject: Subject) -> float | None:
     """Requests that failed, were cancelled or never ended, of all."""
-    if not is_served(trial):
+    if not subject.served:
         return None
-    return sum(r.error is not None for r in trial.records) / len(trial.records)
+    return sum(r.error is not None for r in subject.trial.records) / len(subject.records)
 
 
-def concurrency_peak(trial: Trial) -> float | None:
+def concurrency_peak(subject: Subject) -> float | None:
     """The most requests that were under way at once."""
-    if not is_served(trial):
+    if not subject.served:
         return None
-    return float(peak_concurrency([*trial.warmup, *trial.records]))
+    return float(peak_concurrency([*subject.trial.warmup, *subject.trial.records]))
 
 
-def ttfots(trial: Trial) -> list[float]:
-    """First token that is not reasoning − due, seconds."""
-    return [
-        (r.http.chunk_ns[r.http.reasoning_chunks] - r.due_ns) / NS_PER_S
-        for r in succeeded(trial)
-        if r.http is not None and r.http.reasoning_chunks < len(r.http.chunk_ns)
-    ]
+def ttfots(subject: Subject) -> Seconds:
+    """First token that is not reasoning − due."""
+    good = subject.good.of(lambda r: r.http)
+    thoughts = good.column(lambda r: r.http.reasoning_chunks if r.http else 0)
+    seen = thoughts < good.chunks
+    first = (np.cumsum(good.chunks) - good.chunks + thoughts)[seen]
+    return seconds(good.chunk_ns[first], good.due_ns[seen])
 
 
-def ntpots(trial: Trial) -> list[float]:
-    """Latency ÷ output tokens, seconds."""
-    return [(r.token_ns[-1] - r.due_ns) / NS_PER_S / len(r.token_ns) for r in succeeded(trial)]
+def ntpots(subject: Subject) -> Seconds:
+    """Latency ÷ output tokens."""
+    good = subject.good
+    return seconds(good.last_ns, good.due_ns) / good.tokens
 
 
-def icls(trial: Trial) -> list[float]:
-    """Gaps between the chunks of one stream, seconds, pooled."""
-    chunks = (r.http.chunk_ns for r in succeeded(trial) if r.http is not None)
-    return [(b - a) / NS_PER_S for one in chunks for a, b in pairwise(one)]
+def _chunk_gaps_ns(subject: Subject) -> Instants:
+    return gaps_ns(subject.good.chunk_ns, subject.good.chunks)
 
 
-def send_lags(trial: Trial) -> list[float]:
-    """Sent − due, seconds: how late the harness was."""
-    return [(r.sent_ns - r.due_ns) / NS_PER_S for r in trial.records if r.http and was_sent(r)]
+def icls(subject: Subject) -> Seconds:
+    """Gaps between the chunks of one stream, pooled."""
+    return subject.once(_chunk_gaps_ns) / NS_PER_S
 
 
-def short_gap_share(trial: Trial) -> float | None:
+def send_lags(subject: Subject) -> Seconds:
+    """Sent − due: how late the harness was."""
+    sent = subject.records.of(lambda r: r.http and r.sent_ns > 0)
+    return seconds(sent.sent_ns, sent.due_ns)
+
+
+def short_gap_share(subject: Subject) -> float | None:
     """Share of the gaps between chunks below 0.1 ms: chunks that came together."""
-    chunks = [r.http.chunk_ns for r in succeeded(trial) if r.http is not None]
-    gaps = [b - a for one in chunks for a, b in pairwise(one)]
-    return sum(gap < SHORT_GAP_NS for gap in gaps) / len(gaps) if gaps else None
+    gaps = subject.once(_chunk_gaps_ns)
+    return int(np.count_nonzero(gaps < SHORT_GAP_NS)) / len(gaps) if len(gaps) else None
 
 
-def length_miss_share(trial: Trial) -> float | None:
+def length_miss_share(subject: Subject) -> float | None:
     """Share of the successes whose output has another length than asked."""
-    asked = [r for r in succeeded(trial) if r.asked_output is not None]
+    asked = [r for r in subject.good.records if r.asked_output is not None]
     return sum(len(r.token_ns) != r.asked_output for r in asked) / len(asked) if asked else None
 
 
-def cached_share(trial: Trial) -> float | None:
+def cached_share(subject: Subject) -> float | None:
     """Input tokens that the server took from its prefix cache, of all; None where it is silent."""
-    known = [r for r in succeeded(trial) if r.http and r.http.usage_cached is not None]
+    known = [r for r in subject.good.records if r.http and r.http.usage_cached is not None]
     total = sum(r.input_tokens for r in known)
     return sum(r.http.usage_cached or 0 for r in known if r.http) / total if total else None
 
 
-def queue_times(trial: Trial) -> list[float]:
-    """Seconds from the arrival at our server to a slot."""
-    return [
-        (r.admitted_ns - r.queued_ns) / NS_PER_S
-        for r in (trial.server.requests if trial.server else [])
+def queue_times(subject: Subject) -> Seconds:
+    """From the arrival at our server to a slot."""
+    server = subject.trial.server
+    waits = [
+        r.admitted_ns - r.queued_ns
+        for r in (server.requests if server else [])
         if r.admitted_ns is not None
     ]
+    return np.array(waits, dtype=np.int64) / NS_PER_S
 
 
-def prefill_times(trial: Trial) -> list[float]:
-    """Seconds from a slot of our server to the first token."""
-    return [
-        (r.first_ns - r.admitted_ns) / NS_PER_S
-        for r in (trial.server.requests if trial.server else [])
+def prefill_times(subject: Subject) -> Seconds:
+    """From a slot of our server to the first token."""
+    server = subject.trial.server
+    times = [
+        r.first_ns - r.admitted_ns
+        for r in (server.requests if server else [])
         if r.admitted_ns is not None and r.first_ns is not None
     ]
+    return np.array(times, dtype=np.int64) / NS_PER_S
 
 
-def step_times(trial: Trial) -> list[float]:
-    """Seconds of each step of our server that decoded."""
-    steps = trial.server.steps if trial.server else None
+def step_times(subject: Subject) -> Seconds:
+    """Each step of our server that decoded."""
+    steps = subject.trial.server.steps if subject.trial.server else None
     if steps is None:
-        return []
-    return [
-        (end - start) / NS_PER_S
-        for start, end, rows in zip(steps.start_ns, steps.end_ns, steps.decoding, strict=True)
-        if rows
-    ]
+        return np.empty(0)
+    decoded = np.array([rows > 0 for rows in steps.decoding], dtype=bool)
+    start = np.array(steps.start_ns, dtype=np.int64)
+    found: Seconds = seconds(np.array(steps.end_ns, dtype=np.int64), start)[decoded]
+    return found
 
 
-def mean_batch(trial: Trial) -> float | None:
+def mean_batch(subject: Subject) -> float | None:
     """Sequences decoded in a step of our server, over its decoding steps, each counted once."""
-    steps = trial.server.steps if trial.server else None
+    steps = subject.trial.server.steps if subject.trial.server else None
     rows = [n for n in steps.decoding if n] if steps else []
     return mean(rows)
 

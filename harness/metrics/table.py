@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.metrics import batched, served
-from harness.metrics.row import Metric, quantile_rows, row, trial_row
+from harness.metrics.row import Metric, quantile_rows, row
 
 
 def _client_row(name: str, label: str, formula: str) -> Metric:
@@ -18,7 +18,7 @@ def _client_row(name: str, label: str, formula: str) -> Metric:
 
 
 _SERVED: tuple[Metric, ...] = (
-    trial_row(
+    row(
         "intended_rate",
         "intended",
         "req/s",
@@ -26,7 +26,7 @@ _SERVED: tuple[Metric, ...] = (
         "requests due inside the window ÷ window",
         served.intended_rate,
     ),
-    trial_row(
+    row(
         "offered_rate",
         "offered",
         "req/s",
@@ -34,7 +34,7 @@ _SERVED: tuple[Metric, ...] = (
         "requests sent inside the window ÷ window",
         served.offered_rate,
     ),
-    trial_row(
+    row(
         "requests_per_s",
         "requests",
         "req/s",
@@ -43,7 +43,7 @@ _SERVED: tuple[Metric, ...] = (
         served.requests_per_s,
         "vLLM",
     ),
-    trial_row(
+    row(
         "input_tok_per_s",
         "input",
         "tok/s",
@@ -66,7 +66,7 @@ _SERVED: tuple[Metric, ...] = (
         "ratio",
         "higher",
         "requests that succeeded within every bound of the SLO ÷ all requests sent",
-        lambda s: served.attainment(s.trial, s.case),
+        served.attainment,
         "MLPerf, DistServe",
     ),
     row(
@@ -75,10 +75,10 @@ _SERVED: tuple[Metric, ...] = (
         "req/s",
         "higher",
         "requests that kept the SLO ÷ window",
-        lambda s: served.goodput(s.trial, s.case),
+        served.goodput,
         "DistServe",
     ),
-    trial_row(
+    row(
         "failed_share",
         "failed",
         "ratio",
@@ -111,7 +111,7 @@ _SERVED: tuple[Metric, ...] = (
     *quantile_rows(
         "step", "step", "time of a step of our server that decoded", served.step_times, "armbench"
     ),
-    trial_row(
+    row(
         "batch_mean",
         "batch",
         "",
@@ -119,7 +119,7 @@ _SERVED: tuple[Metric, ...] = (
         "sequences decoded in one step of our server, mean over its decoding steps",
         served.mean_batch,
     ),
-    trial_row(
+    row(
         "concurrency_peak",
         "peak conc.",
         "",
@@ -127,7 +127,7 @@ _SERVED: tuple[Metric, ...] = (
         "most requests under way at once: sweep line over [sent, end)",
         served.concurrency_peak,
     ),
-    trial_row(
+    row(
         "short_gap_share",
         "short gaps",
         "ratio",
@@ -135,7 +135,7 @@ _SERVED: tuple[Metric, ...] = (
         "gaps between stream chunks below 0.1 ms ÷ all: chunks that came together",
         served.short_gap_share,
     ),
-    trial_row(
+    row(
         "length_miss_share",
         "length missed",
         "ratio",
@@ -143,7 +143,7 @@ _SERVED: tuple[Metric, ...] = (
         "successes whose output has another length than asked ÷ successes",
         served.length_miss_share,
     ),
-    trial_row(
+    row(
         "cached_share",
         "cached",
         "ratio",
@@ -271,7 +271,7 @@ METRICS: tuple[Metric, ...] = (
         "s",
         "none",
         "last token − first due time; several instances: first end of one − last start of one",
-        lambda subject: served.window_s(subject.trial),
+        served.window_s,
     ),
     *_SERVED,
     row(

@@ -5,10 +5,14 @@ Instants are integer nanoseconds on CLOCK_MONOTONIC; offsets count from the star
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
+# Nanoseconds whose differences fit into 64 bits, as NumPy counts.
+Instant = Annotated[int, Meta(ge=-(2**62), lt=2**62)]
+# Tokens of one request: a million of them add up to 64 bits at most.
+Count = Annotated[int, Meta(ge=0, lt=2**40)]
 Endpoint = Literal["completions", "chat", "responses"]
 
 
@@ -149,7 +153,8 @@ class Planned(Struct, kw_only=True):
 class HttpSeen(Struct, kw_only=True, gc=False):  # it can be in no cycle
     """One request as it went over the wire.
 
-    `chunk_ns` has the instant of each event that carried tokens, `chunk_tokens` how many;
+    `chunk_ns` has the instant of each event that carried tokens, `chunk_tokens` how many; where
+    each carried one, `chunk_ns` is None, for those are the instants of the tokens.
     `tokens_by` says how those were counted: the server's running usage, token ids in the events,
     the usage at the end spread over the events, or one token for each event. `reasoning_chunks`
     counts the leading chunks before visible text. `usage_*` are the server's own counts.
@@ -161,12 +166,12 @@ class HttpSeen(Struct, kw_only=True, gc=False):  # it can be in no cycle
     connection: int = 0  # of its sender; a new one was opened where `connect_s` is set
     connect_s: float | None = None
     tls_s: float | None = None
-    headers_ns: int | None = None
-    done_ns: int | None = None
-    chunk_ns: list[int] = field(default_factory=list)
+    headers_ns: Instant | None = None
+    done_ns: Instant | None = None
+    chunk_ns: list[Instant] | None = field(default_factory=list)
     chunk_tokens: list[int] = field(default_factory=list)
     tokens_by: Literal["running usage", "ids", "usage", "chunks"] | None = None
-    reasoning_chunks: int = 0
+    reasoning_chunks: Count = 0
     usage_input: int | None = None
     usage_output: int | None = None
     usage_cached: int | None = None
@@ -203,8 +208,8 @@ class ClientSeen(Struct, kw_only=True):
 class StepsSeen(Struct, kw_only=True):
     """The server's steps as columns of equal length, in the order in which they ended."""
 
-    start_ns: list[int] = field(default_factory=list)
-    end_ns: list[int] = field(default_factory=list)
+    start_ns: list[Instant] = field(default_factory=list)
+    end_ns: list[Instant] = field(default_factory=list)
     decoding: list[int] = field(default_factory=list)  # sequences that got one token each
     prefill_tokens: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
@@ -215,10 +220,10 @@ class ServedRequest(Struct, kw_only=True, gc=False):  # it can be in no cycle
     """One request as our own server saw it; `key` is the client's X-Request-Id."""
 
     key: str
-    queued_ns: int
-    admitted_ns: int | None = None
-    first_ns: int | None = None
-    end_ns: int | None = None
+    queued_ns: Instant
+    admitted_ns: Instant | None = None
+    first_ns: Instant | None = None
+    end_ns: Instant | None = None
     input_tokens: int = 0
     output_tokens: int = 0
     finish: str | None = None

@@ -13,7 +13,9 @@ from harness.records.ceilings import Calibration, Ceilings
 from harness.records.load import (
     Capacity,
     ClientSeen,
+    Count,
     HttpSeen,
+    Instant,
     ServerSeen,
     ServeSetting,
     ServingLoad,
@@ -248,11 +250,11 @@ class RequestRecord(Struct, kw_only=True, gc=False):  # it can be in no cycle
 
     id: int
     slot: int
-    due_ns: int
-    sent_ns: int
-    input_tokens: int
-    started_ns: int | None = None
-    token_ns: list[int] = field(default_factory=list)
+    due_ns: Instant
+    sent_ns: Instant
+    input_tokens: Count
+    started_ns: Instant | None = None
+    token_ns: list[Instant] = field(default_factory=list)
     finish: Literal["length", "stop", "error", "cancelled", "unfinished"] = "length"
     output_sha256: str | None = None
     error: str | None = None
@@ -260,6 +262,13 @@ class RequestRecord(Struct, kw_only=True, gc=False):  # it can be in no cycle
     asked_output: int | None = None
     http: HttpSeen | None = None
     instance: int = 0
+
+    @property
+    def chunk_ns(self) -> list[int]:
+        """The instants of the events that carried its tokens; empty where they are not known."""
+        if self.http is None:
+            return []
+        return self.token_ns if self.http.chunk_ns is None else self.http.chunk_ns
 
 
 class ThreadSeen(Struct, kw_only=True):
@@ -390,7 +399,7 @@ class Trial(Struct, kw_only=True):
     warmup: list[RequestRecord] = field(default_factory=list)
     warmup_stable: bool | None = None
     records: list[RequestRecord] = field(default_factory=list)
-    window_ns: tuple[int, int] | None = None
+    window_ns: tuple[Instant, Instant] | None = None
     usage: Usage | None = None
     placement: PlacementProof | None = None
     before: Conditions | None = None

@@ -119,7 +119,7 @@ def test_a_request_that_was_cut_off_gives_its_tokens_to_the_rate_but_no_latency(
         record(0, 0, [100, *range(105, 601, 5)]), record(1, 0, [100, *range(107, 724, 7)]), cut
     )
     assert mixed.window_ns == (0, 720 * MS)
-    assert len(batched.tpots(mixed)) == 2
+    assert len(batched.tpots(metrics.Subject(trial=mixed, case=case(2)))) == 2
     counted = 101 + 3 + 89  # the last token of the second comes at 723
     assert value("output_tok_per_s", mixed) == pytest.approx(counted / 0.720)
     told = validity.length_faults(mixed, case(2, outputs=90))

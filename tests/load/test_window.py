@@ -3,19 +3,14 @@ from __future__ import annotations
 import math
 import random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.load.window import (
     counted,
-    drain_s,
     narrow_enough,
     peak_concurrency,
-    sent_arrivals,
-    short_gap_share,
     steady,
-    tokens_inside,
 )
 from harness.records.run import Estimate, RequestRecord
 from tests.load.records import ns, request
@@ -26,20 +21,6 @@ WINDOW = (ns(2), ns(4))  # from 1 s to 3 s of the clock of `request`
 def test_a_request_counts_by_when_it_was_due_whenever_it_ends() -> None:
     records = [request(n, due=due, first=9.0) for n, due in enumerate((0.99, 1.0, 2.99, 3.0))]
     assert [r.id for r in counted(records, WINDOW)] == [1, 2]
-
-
-def test_tokens_count_where_they_came_also_those_that_straddle_an_edge() -> None:
-    straddling = request(due=0.5, first=0.3, gaps=(0.1, 0.1, 0.1))  # 0.8, 0.9, 1.0, 1.1
-    late = request(due=2.95, first=0.0, gaps=(0.04, 0.01, 0.5))  # 2.95, 2.99, 3.0, 3.5
-    cut_off = request(due=2.0, first=0.1, gaps=(), finish="cancelled")
-    assert tokens_inside([straddling, late, cut_off], WINDOW) == 2 + 2 + 1
-
-
-def test_the_drain_lasts_until_the_last_request_that_counts_ended() -> None:
-    records = [request(due=2.5, first=3.0, gaps=()), request(due=3.5, first=90.0)]
-    assert drain_s(records, WINDOW) == pytest.approx(2.5)
-    assert drain_s([], WINDOW) == 0.0
-    assert drain_s([request(due=2.0, finish="unfinished")], WINDOW) is None
 
 
 # Concurrency
@@ -122,27 +103,6 @@ def test_too_few_requests_cannot_tell() -> None:
     assert found.stable is None
     assert "49 requests succeeded, 50 are needed" in (found.reason or "")
     assert steady([]).stable is None
-
-
-# Gaps and arrivals
-
-
-def test_tokens_that_were_read_together_show() -> None:
-    assert short_gap_share([request(gaps=(0.00005, 0.02, 0.00001, 0.02))]) == 0.5
-    assert short_gap_share([request(gaps=())]) is None
-
-
-def test_what_was_sent_stands_beside_what_was_due() -> None:
-    on_time = [request(n, due=1 + n / 100) for n in range(200)]
-    told = sent_arrivals(on_time, WINDOW)
-    assert (told.intended_rate, told.offered_rate, told.share) == (100, 100, 1)
-    assert told.gap_cv == pytest.approx(0, abs=1e-6)
-    late = [request(n, due=1 + n / 100, lag=0.5) for n in range(200)]
-    assert sent_arrivals(late, WINDOW).share == pytest.approx(0.75)
-    for one in on_time[::2]:
-        one.sent_ns = 0
-    assert sent_arrivals(on_time, WINDOW).share == 0.5
-    assert sent_arrivals([], WINDOW).share is None
 
 
 # Precision

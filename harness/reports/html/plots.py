@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 _INK = "#010203"
 _SERIES = tuple(f"#0a0b{n:02x}" for n in range(8))
@@ -61,12 +63,10 @@ class Plot(Struct, kw_only=True):
     ticks: list[float] | None = None
 
 
-def thinned(values: Sequence[float]) -> list[float]:
+def thinned(values: Sequence[float] | NDArray[np.float64]) -> list[float]:
     """At most some hundred of `values`, evenly taken, both ends kept: more is not seen."""
-    if len(values) <= _MOST_POINTS:
-        return list(values)
-    last = len(values) - 1
-    return [values[round(n * last / (_MOST_POINTS - 1))] for n in range(_MOST_POINTS)]
+    count, last = min(len(values), _MOST_POINTS), len(values) - 1
+    return [float(values[round(n * last / max(1, count - 1))]) for n in range(count)]
 
 
 def svg(plot: Plot) -> str:

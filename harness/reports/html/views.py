@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from harness import cost, stats
-from harness.metrics import valid_trials
-from harness.metrics.row import Subject
+from harness.metrics import Subject, batched, valid_trials
 from harness.records.money import BreakEven
-from harness.records.run import Case, Estimate, Result, Trial
+from harness.records.run import Case, Estimate, Result
 from harness.reports import roofline
 from harness.reports.html.plots import Line, Mark, Plot, thinned
 from harness.reports.serving import bound_text
@@ -123,38 +124,26 @@ def _capacity_marks(result: Result) -> Iterator[Mark]:
             yield Mark(label=label, at=output.value, vertical=True)
 
 
-def _values(trials: Iterable[Trial], name: str) -> list[float]:
-    """Each request's TTFT or TPOT in seconds, pooled over trials."""
-    found = []
-    for trial in trials:
-        for r in trial.records:
-            if r.error is not None or not r.token_ns:
-                continue
-            if name == "ttft_s":
-                found.append((r.token_ns[0] - r.due_ns) / 1e9)
-            elif len(r.token_ns) > 1:
-                found.append((r.token_ns[-1] - r.token_ns[0]) / (len(r.token_ns) - 1) / 1e9)
-    return sorted(found)
-
-
 def distribution_plot(result: Result, name: str, label: str) -> Plot | None:
     """Share of requests within a latency; percentiles as far as there are enough of them."""
+    of_trial = {"ttft_s": batched.ttfts, "tpot_s": batched.tpots}[name]
     lines, told = [], []
     for case in result.plan.cases:
-        values = _values(valid_trials(result.trials, case), name)
+        trials = valid_trials(result.trials, case)
+        every = [of_trial(Subject(trial=trial, case=case)) for trial in trials]
+        values = _MS * np.sort(np.concatenate([*every, np.empty(0)]))
         if len(values) < 5:
             continue
-        shares = [(n + 1) / len(values) for n in range(len(values))]
         lines.append(
             Line(
                 label=f"{short(case)}, n = {len(values)}",
-                x=thinned([v * _MS for v in values]),
-                y=thinned([100 * s for s in shares]),
+                x=thinned(values),
+                y=thinned(100 * np.arange(1, len(values) + 1) / len(values)),
                 steps=True,
             )
         )
-        marks = [(q, stats.percentile(values, q)) for q in _MARKED]
-        known = ", ".join(f"p{100 * q:g} {number(v * _MS)} ms" for q, v in marks if v is not None)
+        marks = [(q, stats.quantile(values, q)) for q in _MARKED]
+        known = ", ".join(f"p{100 * q:g} {number(v)} ms" for q, v in marks if v is not None)
         told.append(f"{short(case)}: {known}")
     if not lines:
         return None
