@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import gc
 import json
+import mmap
 import os
 import re
 import tempfile
@@ -16,11 +17,12 @@ from typing import Any
 import msgspec
 
 from harness.errors import ArmbenchError
-from harness.records.run import SCHEMA, Result
+from harness.records.run import SCHEMA, Result, Trial
 
 # One step for each schema that was ever written: from the key to the key plus one.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 _MAX_BYTES = 2 * 2**30
+_LARGE_BYTES = 64 * 2**20
 CEILINGS = "ceilings"  # the folder beside the plans' that holds what `armbench ceilings` measured
 
 PUBLISHED = "published"  # beside the machines: figures of others, made by scripts/update-readme
@@ -86,22 +88,29 @@ def load(path: Path) -> Result:
     Raises ArmbenchError for a file that is missing, empty, cut off, no result, or newer.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ArmbenchError(f"{path} is larger than any result this program writes")
-        body = path.read_bytes()
+        body = _content(path)
     except OSError as error:
         raise ArmbenchError(f"result {path} cannot be read: {error.strerror}") from error
-    if not body or body.isspace():
+    if not body:
         raise ArmbenchError(f"result {path} is empty", hint="run the plan again")
     with _uncollected():
         found = _of_today(body)
-        return _of_any(body, path) if found is None else found
+        if found is None:
+            return _of_any(bytes(body), path)
+    if isinstance(body, mmap.mmap):
+        gc.freeze()  # every full collection would look at a million records again
+    return found
 
 
-class _Numbered(msgspec.Struct):
-    """What every result has; decoding it passes over the rest."""
-
-    schema: int
+def _content(path: Path) -> bytes | mmap.mmap:
+    """What is in the file; a large one is mapped, so that what was read can be let go."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_BYTES:
+            raise ArmbenchError(f"{path} is larger than any result this program writes")
+        if size < _LARGE_BYTES:
+            return file.read().strip()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @contextlib.contextmanager
@@ -116,16 +125,41 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _of_today(body: bytes) -> Result | None:
+def _envelope() -> type[Any]:
+    """A result whose trials are not decoded yet."""
+    fields: list[Any] = []
+    for one in msgspec.structs.fields(Result):
+        kind = list[msgspec.Raw] if one.name == "trials" else one.type
+        if one.required:
+            fields.append((one.name, kind))
+        else:
+            default = {"default": one.default, "default_factory": one.default_factory}
+            known = {k: v for k, v in default.items() if v is not msgspec.NODEFAULT}
+            fields.append((one.name, kind, msgspec.field(**known)))
+    return msgspec.defstruct("Envelope", fields, kw_only=True)
+
+
+_ENVELOPE = _envelope()
+
+
+def _of_today(body: bytes | mmap.mmap) -> Result | None:
     """The result in `body`, straight into its types; None where it has another schema or a fault.
 
-    So no dicts are made on the way. What is wrong with a file is told by `_of_any`, which takes all
+    So no dicts are made on the way. Trials are decoded one by one, and what was read of a mapped
+    file is let go behind each. What is wrong with a file is told by `_of_any`, which takes all
     that this does.
     """
     try:
-        if msgspec.json.decode(body, type=_Numbered).schema != SCHEMA:
+        found = msgspec.json.decode(body, type=_ENVELOPE)
+        if found.schema != SCHEMA:
             return None
-        return msgspec.json.decode(body, type=Result)
+        waiting, trials = found.trials[::-1], []
+        while waiting:
+            trials.append(msgspec.json.decode(waiting.pop(), type=Trial))
+            if isinstance(body, mmap.mmap):
+                body.madvise(mmap.MADV_DONTNEED)
+        found.trials = trials
+        return Result(**msgspec.structs.asdict(found))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -6,7 +6,7 @@ import re
 
 from harness.interchange.export import Export
 from harness.records.run import Result
-from harness.reports.sheet import Sheet, run_sheet, warnings
+from harness.reports.sheet import Sheet, run_sheet
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~])")
 _LEADING = re.compile(r"^([#+>-]|\d+[.)])")
@@ -16,7 +16,7 @@ def write(result: Result) -> Export:
     """Title, where it comes from, table, notes and warnings."""
     name = f"{result.basis}, by {result.tool}"
     told = f" ({result.origin.source})" if result.origin and result.origin.source else ""
-    text = as_markdown(run_sheet(result), [f"{name}{told}"], warnings(result))
+    text = as_markdown(run_sheet(result), [f"{name}{told}"], result.warnings)
     return Export(text=text, left_out=["all that `armbench show` does not print"])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from harness import cost, metrics, prices, validity
+from harness import cost, metrics, prices
 from harness.errors import ArmbenchError
 from harness.records.load import Lengths, ServingLoad
 from harness.records.money import ApiPrice, PriceChange
@@ -291,8 +291,3 @@ def _perplexity_note(found: Agreement) -> str:
     if found.perplexity_ratio_low is not None:
         text += f" [{found.perplexity_ratio_low:.4g}, {found.perplexity_ratio_high:.4g}]"
     return text
-
-
-def warnings(result: Result) -> list[str]:
-    """What must be read with the table."""
-    return validity.warnings(result)

@@ -21,7 +21,6 @@ from harness.reports.sheet import (
     notes,
     run_sheet,
     tokens_text,
-    warnings,
 )
 from harness.reports.tune import tune_sheets
 from harness.units import format_bytes, format_cpu_list, format_duration
@@ -81,7 +80,7 @@ def result_parts(result: Result, *, plain: bool) -> Iterator[RenderableType]:
         yield from _sheet_parts(sheet, plain=plain)
     for note in notes(result):
         yield Text(note, style="dim")
-    for warning in warnings(result):
+    for warning in result.warnings:
         yield Text(f"warning: {warning}", style="yellow")
 
 
@@ -89,7 +88,7 @@ def show_tune(result: Result, out: Console) -> None:
     """The answer of a search, and what must be read with it."""
     for sheet in tune_sheets(result):
         show_sheet(sheet, out)
-    for warning in warnings(result):
+    for warning in result.warnings:
         out.print(Text(f"warning: {warning}"), style="yellow")
 
 

@@ -156,7 +156,7 @@ def _part(result: Result) -> Part:
             for anchor, plot in views.plots(result, hosted)
         ],
         notes=notes(result),
-        warnings=validity.warnings(result),
+        warnings=result.warnings,
     )
 
 
