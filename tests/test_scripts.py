@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.inside import armbench
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHELL = re.compile(r"#!.*\b(ba)?sh$|# Sourced by")
@@ -90,3 +94,20 @@ def test_every_locked_version_is_exact_and_torch_is_pinned_for_both_architecture
     pins = [x.split() for x in (locks / "torch.txt").read_text().splitlines() if x[0] != "#"]
     assert {p[0] for p in pins} == {"x86_64", "aarch64"}
     assert all(len(p) == 3 for p in pins)
+
+
+def test_made_up_results_are_read_like_any_and_say_what_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    few = ["--results", "3", "--requests", "60", "--tokens", "4"]
+    command = [sys.executable, REPOSITORY / "scripts" / "make-results", "--folder", folder]
+    assert subprocess.run([*command, *few], check=False).returncode == 0
+    listed = armbench("list", "--json", "--results", str(folder))
+    rows = json.loads(listed.stdout)
+    assert {row["model"] for row in rows} == {"made-up"}
+    assert [row["machine"] for row in rows] == [
+        "made-up-2-8cpu",
+        "made-up-1-4cpu",
+        "made-up-0-2cpu",
+    ]
+    assert "nothing was run" in armbench("show", str(folder / rows[0]["file"])).stdout
+    assert subprocess.run([*command, *few], check=False).returncode == 2  # it is not empty
