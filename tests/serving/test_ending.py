@@ -36,6 +36,7 @@ def test_on_sigterm_what_runs_is_finished_and_what_comes_is_503(tiny: Path, open
         first, second = (opened(running.url, COMPLETIONS, body) for _ in range(2))
         events = first.events()
         next(events)
+        until(lambda: requests_at(running.url) == 2)
         running.process.process.send_signal(signal.SIGTERM)
         until(lambda: ask(running.url, "/health").status == 503)
         answer = ask(running.url, COMPLETIONS, body)
