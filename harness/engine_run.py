@@ -204,7 +204,7 @@ class EngineRun(Run):
             check.reason = reference
             return
         known = [p.check for p in self.ready if _alike(p.check.variant, check.variant)]
-        if known and known[0].agreement is not None:  # the same process, fewer or more of them
+        if known and known[0].agreement is not None:  # it computes the same
             check.agreement, check.ok, check.reason = (
                 known[0].agreement,
                 known[0].ok,
@@ -365,7 +365,9 @@ def _window(trial: Trial) -> tuple[int, int] | None:
 def _alike(a: Variant, b: Variant) -> bool:
     """Whether their processes compute the same, however many there are."""
     x, y = (
-        msgspec.structs.replace(v, instances=1, options=engines.weighty(v.engine, v.options))
+        msgspec.structs.replace(
+            v, instances=1, options=engines.numeric_options(v.engine, v.options)
+        )
         for v in (a, b)
     )
     return x == y

@@ -103,7 +103,10 @@ def load(path: Path) -> Result:
 
 
 def _content(path: Path) -> bytes | mmap.mmap:
-    """What is in the file; a large one is mapped, so that what was read can be let go."""
+    """What is in the file; a large one is mapped, so that what was read can be let go.
+
+    A mapped file must not be cut short while it is read; `write` replaces files whole.
+    """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > _MAX_BYTES:

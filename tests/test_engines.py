@@ -226,7 +226,7 @@ def test_a_neutral_option_changes_no_number(
     references: dict[str, Path],
     seen: Callable[[str, str, str, dict[str, Any]], Seen],
 ) -> None:
-    rest = engines.weighty(engine, options)
+    rest = engines.numeric_options(engine, options)
     assert rest != options
     try:
         spec = spec_for(qwen2, engine, dtype, options)

@@ -65,6 +65,8 @@ def test_an_open_load_is_counted_from_due_times_and_seen_from_both_ends(
     assert all(r.error is None and len(r.token_ns) == 8 for r in trial.records)
     assert all(r.due_ns <= r.sent_ns <= r.token_ns[0] for r in trial.records)
     assert all(r.input_tokens == 16 for r in trial.records)
+    assert all(r.chunk_ns == r.token_ns for r in trial.records)  # stored once
+    assert all(r.http is not None and r.http.chunk_ns is None for r in trial.records)
     assert trial.client is not None
     assert trial.client.stamps == "kernel"
     assert trial.server is not None

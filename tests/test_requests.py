@@ -15,7 +15,7 @@ from harness.load import slo
 from harness.metrics import Subject, batched, served
 from harness.metrics.requests import Requests, Seconds, gaps_ns, tokens_inside
 from harness.records.load import HttpSeen, Slo, SloBound
-from harness.records.run import RequestRecord, Trial
+from harness.records.run import Estimate, RequestRecord, Trial
 from tests.load.records import ns, request
 from tests.test_plan import case
 
@@ -175,7 +175,8 @@ def test_tokens_inside_are_those_of_requests_across_an_edge_too() -> None:
 def test_every_figure_of_any_requests_can_be_stored(records: list[RequestRecord]) -> None:
     one = subject(records)
     one.trial.window_ns = (0, 10**12)
-    msgspec.json.encode(metrics.summarise([one.trial], one.case))
+    found = metrics.summarise([one.trial], one.case)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Estimate]) == found
 
 
 @pytest.mark.parametrize("member", ["token_ns", "input_tokens"])

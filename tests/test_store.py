@@ -91,6 +91,21 @@ def test_a_result_cut_off_anywhere_is_refused(tmp_path: Path, share: float) -> N
         store.load(tmp_path / "r.json")
 
 
+@pytest.mark.parametrize("cut", [None, 1, 40])
+def test_a_large_file_is_mapped_and_read_like_a_small_one(
+    tmp_path: Path, cut: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "r.json"
+    body = msgspec.json.encode(result())
+    file.write_bytes(body if cut is None else body[:-cut])
+    monkeypatch.setattr(store, "_LARGE_BYTES", 1)
+    if cut is None:
+        assert store.load(file) == result()
+        return
+    with pytest.raises(ArmbenchError, match="cut off or not JSON"):
+        store.load(file)
+
+
 def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(ArmbenchError, match="cannot be read"):
         store.load(tmp_path / "none.json")

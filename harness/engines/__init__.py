@@ -173,7 +173,7 @@ def plain_stored(dtype: str) -> Stored | None:
     return _STORED.get(dtype)
 
 
-def weighty(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def numeric_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `options` that may change what engine `name` computes."""
     neutral = getattr(module(name), "NEUTRAL", ())
     return {key: value for key, value in options.items() if key not in neutral}

@@ -1,4 +1,4 @@
-"""The steady part of a run, and what can be counted in it. Instants in ns, windows half-open."""
+"""The steady part of a run, how many requests were under way in it, and when it is precise."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from msgspec import Struct
 from harness.records.run import Estimate, RequestRecord
 from harness.units import NS_PER_S
 
-Window = tuple[int, int]
-
 SHORT_GAP_NS = 100_000  # below this, tokens were read together: no server decodes so fast
 _BLOCKS = 10
 _AGREE = 1.10  # a block is steady within this ratio of the range of the later ones
 _RISES = 1.5  # a run is not steady whose later blocks rise throughout by this ratio
 _SLACK_S = 0.001  # differences below this are the scheduler's
 _LEAST_REPEATS = 3
-
-
-def counted(records: Sequence[RequestRecord], window: Window) -> list[RequestRecord]:
-    """The requests that count: those due inside the window, whenever they end."""
-    return [r for r in records if window[0] <= r.due_ns < window[1]]
 
 
 class Steady(Struct, frozen=True, kw_only=True):

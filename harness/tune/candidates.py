@@ -23,7 +23,7 @@ from harness.tune.probing import Job, Prober
 
 def guard_key(one: Candidate | Variant) -> bytes:
     """What the quality of an engine may depend on: not threads, instances, load, nor huge pages."""
-    options = engines.weighty(one.engine, one.options)
+    options = engines.numeric_options(one.engine, one.options)
     return msgspec.json.encode([one.engine, one.dtype, options], order="deterministic")
 
 

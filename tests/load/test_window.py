@@ -7,21 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.load.window import (
-    counted,
     narrow_enough,
     peak_concurrency,
     steady,
 )
 from harness.records.run import Estimate, RequestRecord
 from tests.load.records import ns, request
-
-WINDOW = (ns(2), ns(4))  # from 1 s to 3 s of the clock of `request`
-
-
-def test_a_request_counts_by_when_it_was_due_whenever_it_ends() -> None:
-    records = [request(n, due=due, first=9.0) for n, due in enumerate((0.99, 1.0, 2.99, 3.0))]
-    assert [r.id for r in counted(records, WINDOW)] == [1, 2]
-
 
 # Concurrency
 
