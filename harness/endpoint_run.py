@@ -34,7 +34,6 @@ from harness.load.offer import Offer, OfferOptions, View
 from harness.load.selfcheck import ClientCeiling, check_client
 from harness.load.slo import parse_slo
 from harness.load.view import choose_view
-from harness.load.window import narrow_enough
 from harness.machine.detect import machine_slug
 from harness.observe import listener_pid, observe, prove, tree_cpu_s, watches
 from harness.plan import interleaved
@@ -52,6 +51,7 @@ from harness.records.run import (
     Variant,
 )
 from harness.runner import Listener, Run
+from harness.stats import narrow_enough
 from harness.units import NS_PER_S, parse_duration
 
 _MOST_REPEATS = 30  # of a run that repeats until its interval is narrow

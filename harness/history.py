@@ -229,30 +229,32 @@ def index(
     """Bring the index of `machine` up to date with its results; how many runs were added.
 
     `ref` and `commit` are noted with the runs that are new. Results that are not finished or can't
-    be read are passed over: they come in when they are.
+    be read are passed over: they come in when they are. What was read before an interrupt stays.
     """
     home, where = results / store.safe_name(machine), folder(results, machine)
     known = {line.file for line in _lines(where / RUNS, Line)}
     heads = {head.key for head in _lines(where / HEADS, Head)}
     new_heads: dict[str, Head] = {}
     found = []
-    for path in sorted(home.glob("*/*.json")):
-        name = path.relative_to(home).as_posix()
-        skipped = path.name.startswith(".") or path.parent.name in (store.CEILINGS, FOLDER)
-        if skipped or name in known:
-            continue
-        try:
-            result = reader(path)
-        except ArmbenchError:
-            continue
-        if result.finished:
-            run = values.of_result(result, name, ref=ref, commit=commit)
-            head, line = split(run)
-            found.append(line)
-            if head.key not in heads:
-                new_heads[head.key] = head
-    _append(where / HEADS, new_heads.values())
-    _append(where / RUNS, found)
+    try:
+        for path in sorted(home.glob("*/*.json")):
+            name = path.relative_to(home).as_posix()
+            skipped = path.name.startswith(".") or path.parent.name in (store.CEILINGS, FOLDER)
+            if skipped or name in known:
+                continue
+            try:
+                result = reader(path)
+            except ArmbenchError:
+                continue
+            if result.finished:
+                run = values.of_result(result, name, ref=ref, commit=commit)
+                head, line = split(run)
+                if head.key not in heads:
+                    new_heads[head.key] = head
+                found.append(line)
+    finally:
+        _append(where / HEADS, new_heads.values())
+        _append(where / RUNS, found)
     return len(found)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Values from which on the largest one exceeds the true quantile with 95 % probability:
 # the smallest n with 1 - q^n >= 0.95.
 NEEDED = {0.5: 1, 0.9: 29, 0.95: 59, 0.99: 299, 0.999: 2995}
+_LEAST_REPEATS = 3  # below, an interval is narrow by chance too often
 CONFIDENCE = 0.95
 
 
@@ -64,3 +65,18 @@ def student_t(degrees: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+
+
+def narrow_enough(estimates: Sequence[Estimate], share: float) -> bool:
+    """Whether every interval's half width is within `share` of its value, over three repeats.
+
+    False of no estimates. Repeats are added until it is so: the first narrow interval favours
+    chance agreement, which three repeats at least keep small.
+    """
+    return bool(estimates) and all(_narrow(one, share) for one in estimates)
+
+
+def _narrow(one: Estimate, share: float) -> bool:
+    if one.low is None or one.high is None or one.n < _LEAST_REPEATS:
+        return False
+    return (one.high - one.low) / 2 <= share * abs(one.value)

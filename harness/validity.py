@@ -17,8 +17,12 @@ OFFERED_LEAST = 0.98
 # Above half of its own ceiling a client may measure itself (vllm#39963).
 CEILING_MOST = 0.5
 SHORT_GAPS_MOST = 0.05
+# A latency that rises through five successive blocks to this ratio is in no steady state.
+RISE_MOST = 1.5
 # Instances that worked together for less of the longest one's time were not measured together.
 OVERLAP_LEAST = 0.8
+
+_RISES = ("ttft_rise", "tpot_rise")
 
 
 def length_faults(trial: Trial, case: Case) -> list[str]:
@@ -104,6 +108,15 @@ def served_warnings(
             "ITL and ICL say little"
         )
         found.append(("short gaps", text))
+    for name in _RISES:
+        risen = value(name)
+        if risen is not None and risen > RISE_MOST:
+            text = (
+                f"{BY_NAME[name].label} to {risen:.3g} times what it was by the end of the window: "
+                "there is no steady state (is more offered than served?), and figures depend on "
+                "how long the window is"
+            )
+            found.append((name, text))
     notes = [note for r in trial.records if r.http for note in r.http.notes]
     found += [(note, f"{notes.count(note)} answers: {note}") for note in dict.fromkeys(notes)]
     return found
@@ -136,9 +149,14 @@ def asked_repeats(result: Result, case: Case) -> int:
     return sum(number == case.id for number, _ in result.plan.order) or result.plan.repeats
 
 
+def _is_probe(result: Result, case: Case) -> bool:
+    """Whether a search for the capacity tried `case`: some of its rates are too high by intent."""
+    return any(probe.case == case.id for one in result.capacities for probe in one.probes)
+
+
 def case_valid(result: Result, case: Case) -> bool:
     """Whether more than half of the case's repeats can be believed; one of a probe's attempts."""
-    if any(probe.case == case.id for one in result.capacities for probe in one.probes):
+    if _is_probe(result, case):
         return bool(valid_trials(result.trials, case))
     return 2 * len(valid_trials(result.trials, case)) > asked_repeats(result, case)
 
@@ -183,6 +201,8 @@ def _case_warnings(result: Result, case: Case, told: Told) -> list[str]:
             notes += served_warnings(trial, case, figures.get(id(trial)))
         if trial.warmup_stable is False:
             notes.append(("warm-up", "warm-up did not become stable"))
+    if _is_probe(result, case):
+        notes = [(kind, text) for kind, text in notes if kind not in _RISES]
     found = [f"{label(case)}: {text}" for text in _told(notes)]
     if bad:
         why = "; ".join(_told(reasons))

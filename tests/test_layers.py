@@ -51,7 +51,6 @@ LAYERS = {
     "load.stored": 1,
     "load.summary": 1,
     "load.traces": 1,
-    "load.window": 1,
     "load.words": 1,
     "load.recipes": 1,
     "load.exposition": 1,

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from harness import metrics, stats
 from harness.load import slo
 from harness.metrics import Subject, batched, served
-from harness.metrics.requests import Requests, Seconds, gaps_ns, tokens_inside
-from harness.records.load import HttpSeen, Slo, SloBound
+from harness.metrics.requests import Requests, Seconds, gaps_ns, inside, peak_concurrency, rise
+from harness.records.load import HttpSeen, ServingLoad, Slo, SloBound
 from harness.records.run import Estimate, RequestRecord, Trial
+from harness.validity import RISE_MOST, served_warnings
 from tests.load.records import ns, request
 from tests.test_plan import case
 
@@ -168,7 +171,7 @@ def test_tokens_inside_are_those_of_requests_across_an_edge_too() -> None:
     outer = request(due=0.0, first=0.0, gaps=(4.0,))
     none = request(due=2.0, tokens=False)
     window = (ns(2), ns(4))  # from 1 s to 3 s of the clock of `request`
-    assert tokens_inside(Requests([straddling, late, inner, outer, none]), window) == 2 + 2 + 1
+    assert inside(Requests([straddling, late, inner, outer, none]).token_ns, window) == 5
 
 
 @given(st.lists(requests(), max_size=60))
@@ -184,3 +187,76 @@ def test_what_64_bits_cannot_hold_is_no_result(member: str) -> None:
     body = msgspec.to_builtins(_tokens([1])) | {member: [2**70] if member == "token_ns" else 2**70}
     with pytest.raises(msgspec.ValidationError, match=member):
         msgspec.json.decode(msgspec.json.encode(body), type=RequestRecord)
+
+
+# How many at once
+
+
+def at_once(records: list[RequestRecord]) -> int:
+    every = Requests(records)
+    return peak_concurrency(every.sent_ns, every.over_ns)
+
+
+def brute_force(records: list[RequestRecord]) -> int:
+    def busy(at: int) -> int:
+        return sum(r.sent_ns <= at < r.token_ns[-1] for r in records)
+
+    return max((busy(r.sent_ns) for r in records), default=0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=40))
+def test_peak_concurrency_is_that_of_counting_at_every_arrival(
+    spans: list[tuple[int, int]],
+) -> None:
+    records = [request(due=a / 10, first=b / 10, gaps=()) for a, b in spans]
+    assert at_once(records) == brute_force(records)
+
+
+def test_one_that_ends_as_another_begins_is_not_beside_it() -> None:
+    relay = [request(due=float(n), first=1.0, gaps=()) for n in range(5)]
+    assert at_once(relay) == 1
+
+
+def test_requests_without_an_end_stay_and_those_never_sent_never_were() -> None:
+    stuck = request(due=0.0, tokens=False, finish="unfinished")
+    later = request(due=100.0)
+    refused = request(due=100.0, tokens=False, error="refused", finish="error")
+    unsent = request(due=100.0, finish="cancelled", tokens=False)
+    unsent.sent_ns = 0
+    assert at_once([stuck, later, refused, unsent]) == 2
+
+
+# Steadiness
+
+
+def test_what_rises_from_block_to_block_has_risen_by_the_ratio_of_its_ends() -> None:
+    steps = np.repeat([1.0, 1, 1, 1, 1, 2, 3, 4, 5, 7], 30)
+    assert rise(steps) == 3.5
+    assert rise(steps[::-1]) == 1.0
+
+
+@given(st.integers(50, 400), st.integers(0, 2**32 - 1))
+def test_noise_about_a_level_seldom_counts_as_a_rise(count: int, seed: int) -> None:
+    noise = np.random.default_rng(seed).uniform(0.8, 1.2, (40, count))
+    assert sum((rise(row) or 0) > RISE_MOST for row in noise) == 0
+
+
+def test_below_fifty_requests_no_rise_can_be_told() -> None:
+    assert rise(np.arange(49.0)) is None
+    assert rise(np.arange(50.0) + 1) == pytest.approx(48 / 28)
+
+
+def overloaded(rates: list[float]) -> Trial:
+    """Requests whose first tokens come ever later, in another order than they were due."""
+    records = [request(n, due=n / 10, first=late, gaps=(0.01,) * 4) for n, late in enumerate(rates)]
+    for record in records:
+        record.http = HttpSeen(status=200)
+    return Trial(case=0, repeat=0, order=0, started_at="", state="ok", records=records[::-1])
+
+
+def test_a_load_above_what_is_served_is_warned_of() -> None:
+    asked = replace(case(0), load=replace(case(0).load, serving=ServingLoad()))
+    told = served_warnings(overloaded([0.1 + n / 100 for n in range(300)]), asked)
+    assert "TTFT rise to 1.69 times" in dict(told)["ttft_rise"]
+    assert "tpot_rise" not in dict(told)
+    assert not served_warnings(overloaded([0.1] * 300), asked)

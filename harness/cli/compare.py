@@ -118,12 +118,17 @@ def _compare(arguments: argparse.Namespace) -> Exit:
     from harness.metrics import metric
     from harness.reports import gate_files
     from harness.reports.comparison import comparison_sheets
+    from harness.reports.reading import Reading
     from harness.reports.terminal import console, show_sheet
 
     if len(arguments.sides) < 2:
         raise ArmbenchError("one result to compare", hint="give two or more")
     rules, results, where = _rules(arguments), results_folder(arguments), _where(arguments)
-    sides = [baseline.side(store.find(name, results), where=where) for name in arguments.sides]
+    with Reading() as reader:
+        sides = [
+            baseline.side(store.find(name, results), where=where, reader=reader)
+            for name in arguments.sides
+        ]
     wish = Wish(
         rules=rules,
         vary=_names(arguments.vary),
@@ -148,10 +153,12 @@ def _compare(arguments: argparse.Namespace) -> Exit:
 
 def _gate(arguments: argparse.Namespace) -> Exit:
     from harness import baseline, gate, store
+    from harness.reports.reading import Reading
 
     rules, results, where = _rules(arguments), results_folder(arguments), _where(arguments)
-    new = baseline.side(store.find(arguments.new, results), where=where)
-    old = baseline.find(arguments.baseline, new, results, rules, where=where)
+    with Reading() as reader:
+        new = baseline.side(store.find(arguments.new, results), where=where, reader=reader)
+        old = baseline.find(arguments.baseline, new, results, rules, where=where, reader=reader)
     outcome = gate.gate(
         new,
         old,
@@ -168,6 +175,7 @@ def _power(arguments: argparse.Namespace) -> Exit:
     from harness import baseline, store
     from harness.comparing import enough
     from harness.reports.power import power_sheet
+    from harness.reports.reading import Reading
     from harness.reports.terminal import console, show_sheet
 
     text = arguments.effect
@@ -178,7 +186,9 @@ def _power(arguments: argparse.Namespace) -> Exit:
     if not 0 < effect < 1:
         raise ArmbenchError(f"--effect {text!r}", hint="write it like 3%")
     rules, results = _rules(arguments), results_folder(arguments)
-    side = baseline.side(store.find(arguments.result, results), where=_where(arguments))
+    with Reading() as reader:
+        path = store.find(arguments.result, results)
+        side = baseline.side(path, where=_where(arguments), reader=reader)
     known = _known([side], results, rules)
     rows = enough.rows(side, rules, effect, setting=arguments.setting, aa=known)
     if arguments.json:

@@ -75,11 +75,13 @@ def _list(arguments: argparse.Namespace) -> Exit:
     from harness.comparing import rules as all_rules
     from harness.records.comparison import Margin
     from harness.reports.history import history_sheet
+    from harness.reports.reading import Reading
     from harness.reports.terminal import console, show_sheet
 
     rules = all_rules.read(Path(arguments.rules) if arguments.rules else None)
     root, machine = results_folder(arguments), _machine(arguments)
-    history.index(root, machine)
+    with Reading() as reader:
+        history.index(root, machine, reader=reader)
     kept = history.History(history.folder(root, machine))
     wanted = [m.strip() for m in (arguments.metrics or "").split(",") if m.strip()] or rules.gate
     entries = kept.aa(wanted)
@@ -106,11 +108,17 @@ def _regressed(one: Series) -> bool:
 
 def _index(arguments: argparse.Namespace) -> Exit:
     from harness import history
+    from harness.reports.reading import Reading
 
     machine = _machine(arguments)
-    added = history.index(
-        results_folder(arguments), machine, ref=arguments.ref, commit=arguments.commit
-    )
+    with Reading() as reader:
+        added = history.index(
+            results_folder(arguments),
+            machine,
+            ref=arguments.ref,
+            commit=arguments.commit,
+            reader=reader,
+        )
     if arguments.json:
         print_json({"machine": machine, "added": added})
     else:
@@ -121,6 +129,7 @@ def _index(arguments: argparse.Namespace) -> Exit:
 def _note(arguments: argparse.Namespace) -> Exit:
     from harness import history, store
     from harness.comparing import samples
+    from harness.reports.reading import Reading
 
     root, machine = results_folder(arguments), _machine(arguments)
     home, files = (root / machine).resolve(), []
@@ -131,7 +140,8 @@ def _note(arguments: argparse.Namespace) -> Exit:
                     f"{file} is not in {root / machine}", hint="give --results and --machine"
                 )
             files.append(file.resolve().relative_to(home).as_posix())
-    history.index(root, machine)
+    with Reading() as reader:
+        history.index(root, machine, reader=reader)
     history.note(history.folder(root, machine), arguments.ref, files, commit=arguments.commit)
     if arguments.json:
         print_json({"machine": machine, "ref": arguments.ref, "files": files})

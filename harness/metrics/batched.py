@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from harness.metrics import served
-from harness.metrics.requests import Seconds, gaps_ns, seconds, tokens_inside
+from harness.metrics.requests import Seconds, gaps_ns, inside, rise, seconds
 from harness.metrics.row import Subject, Value
 from harness.metrics.together import Pass, Together, together
 from harness.records.run import RequestRecord
@@ -33,6 +35,21 @@ def tpots(subject: Subject) -> Seconds:
     good = subject.good
     several = good.tokens > 1
     return seconds(good.last_ns, good.first_ns)[several] / (good.tokens[several] - 1)
+
+
+def ttft_rise(subject: Subject) -> float | None:
+    """How far TTFT rose throughout the window: see `rise`."""
+    if not subject.served:
+        return None
+    return rise(ttfts(subject)[np.argsort(subject.good.due_ns, kind="stable")])
+
+
+def tpot_rise(subject: Subject) -> float | None:
+    """How far TPOT rose throughout the window: see `rise`."""
+    if not subject.served:
+        return None
+    due = subject.good.due_ns[subject.good.tokens > 1]
+    return rise(tpots(subject)[np.argsort(due, kind="stable")])
 
 
 def itls(subject: Subject) -> Seconds:
@@ -101,9 +118,9 @@ def output_rate(subject: Subject) -> float | None:
     if window is None or span is None:
         return None
     if subject.served:
-        produced = sum(tokens_inside(r, span) for r in (subject.warmup, subject.records))
+        produced = sum(inside(r.token_ns, span) for r in (subject.warmup, subject.records))
     else:  # from the first request due to the last token, which counts
-        produced = tokens_inside(subject.records, (span[0] + 1, span[1] + 1))
+        produced = inside(subject.records.token_ns, (span[0] + 1, span[1] + 1))
     return produced / window
 
 

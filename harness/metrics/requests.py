@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter
 
 import numpy as np
@@ -16,70 +16,171 @@ from harness.units import NS_PER_S
 Instants = NDArray[np.int64]  # nanoseconds
 Counts = NDArray[np.int64]
 Seconds = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+NEVER_NS = int(np.iinfo(np.int64).max)
+UNKNOWN = -1  # of a count that is not known
+_RISE_LEAST = 50
+_FINISHES = {"length": 0, "stop": 1, "error": 2, "cancelled": 3, "unfinished": 4}
+
+
+Column = Callable[[Sequence[RequestRecord]], Iterable[int]]
+
+
+def _of_request(name: str, absent: int = 0) -> Column:
+    read = attrgetter(name)
+    return lambda records: (absent if v is None else v for v in map(read, records))
+
+
+def _of_http(name: str, absent: int = 0) -> Column:
+    http, read = attrgetter("http"), attrgetter(name)
+    return lambda records: (
+        absent if seen is None or (v := read(seen)) is None else v for seen in map(http, records)
+    )
+
+
+def _known(name: str) -> Column:
+    read = attrgetter(name)
+    return lambda records: (value is not None for value in map(read, records))
+
+
+_COLUMNS: dict[str, Column] = {
+    "due_ns": _of_request("due_ns"),
+    "sent_ns": _of_request("sent_ns"),
+    "done_ns": _of_http("done_ns"),
+    "input_tokens": _of_request("input_tokens"),
+    "tokens": lambda records: map(len, map(attrgetter("token_ns"), records)),
+    "asked_output": _of_request("asked_output", UNKNOWN),
+    "cached": _of_http("usage_cached", UNKNOWN),
+    "thoughts": _of_http("reasoning_chunks"),
+    "failed": _known("error"),
+    "http": _known("http"),
+    "finish": lambda records: map(_FINISHES.__getitem__, map(attrgetter("finish"), records)),
+}
 
 
 class Requests:
-    """`records` as columns: one element for each request, in their order.
+    """`records` as columns: one element for each request, in their order; each is made once.
 
     The instants of all tokens stand one after the other in `token_ns`, those of all chunks in
-    `chunk_ns`; `tokens` and `chunks` say how many are each request's. `first_ns` and `last_ns`, of
-    tokens, are there where every request has one.
+    `chunk_ns`; `tokens` and `chunks` say how many are each request's.
     """
 
     def __init__(self, records: Sequence[RequestRecord]) -> None:
-        self.records = records
+        self._records = records
+        self._all, self._mask = self, np.ones(len(records), dtype=bool)
+        self._made: dict[str, Counts] = {}
+
+    def where(self, mask: Mask) -> Requests:
+        """Those that `mask` has; their columns are cut out of these. Itself where it has all."""
+        if mask.all():
+            return self
+        found = Requests([])
+        found._records, found._all, found._mask = self._records, self, mask
+        return found
 
     def __len__(self) -> int:
-        return len(self.records)
+        return int(np.count_nonzero(self._mask))
 
-    def of(self, chosen: Callable[[RequestRecord], object]) -> Requests:
-        """Those that are `chosen`; itself where all are."""
-        found = [r for r in self.records if chosen(r)]
-        return self if len(found) == len(self.records) else Requests(found)
+    @property
+    def records(self) -> Sequence[RequestRecord]:
+        """The requests themselves."""
+        if self._all is self:
+            return self._records
+        every = self._all.records
+        return [every[at] for at in np.flatnonzero(self._mask).tolist()]
 
-    def column(self, value: Callable[[RequestRecord], int]) -> Instants:
-        """`value` of each request."""
-        return np.fromiter(map(value, self.records), np.int64, len(self.records))
+    def column(self, name: str) -> Counts:
+        """The column `name` of `_COLUMNS`."""
+        if name not in self._made:
+            self._made[name] = (
+                np.fromiter(_COLUMNS[name](self._records), np.int64, len(self._records))
+                if self._all is self
+                else self._all.column(name)[self._mask]
+            )
+        return self._made[name]
 
-    @cached_property
+    @property
     def due_ns(self) -> Instants:
-        return self.column(attrgetter("due_ns"))
+        return self.column("due_ns")
 
-    @cached_property
+    @property
     def sent_ns(self) -> Instants:
-        return self.column(attrgetter("sent_ns"))
+        """0 of a request that never left the client."""
+        return self.column("sent_ns")
 
-    @cached_property
+    @property
     def tokens(self) -> Counts:
-        lists = map(attrgetter("token_ns"), self.records)
-        return np.fromiter(map(len, lists), np.int64, len(self.records))
+        return self.column("tokens")
+
+    @property
+    def failed(self) -> Mask:
+        return self.column("failed") > 0
+
+    @property
+    def over_http(self) -> Mask:
+        return self.column("http") > 0
+
+    def finished(self, *how: str) -> Mask:
+        """Which ended in one of these ways."""
+        return np.isin(self.column("finish"), [_FINISHES[one] for one in how])
 
     @cached_property
     def token_ns(self) -> Instants:
-        return _flat(map(attrgetter("token_ns"), self.records), self.tokens)
+        if self._all is not self:
+            mine: Instants = self._all.token_ns[np.repeat(self._mask, self._all.tokens)]
+            return mine
+        return _flat(map(attrgetter("token_ns"), self._records), self.tokens)
 
     @cached_property
     def first_ns(self) -> Instants:
-        return self.column(lambda r: r.token_ns[0])
+        """The first token of each; 0 where it has none."""
+        return self._at(np.cumsum(self.tokens) - self.tokens)
 
     @cached_property
     def last_ns(self) -> Instants:
-        return self.column(lambda r: r.token_ns[-1])
+        """The last token of each; 0 where it has none."""
+        return self._at(np.cumsum(self.tokens) - 1)
+
+    def _at(self, places: Counts) -> Instants:
+        found, some = np.zeros(len(places), dtype=np.int64), self.tokens > 0
+        found[some] = self.token_ns[places[some]]
+        return found
+
+    @cached_property
+    def over_ns(self) -> Instants:
+        """When each was over: at its last token, or when the answer was complete.
+
+        One that failed without a sign of the server was over at 0, one unfinished is `NEVER_NS`.
+        """
+        over = np.maximum(self.last_ns, self.column("done_ns"))
+        over[self.finished("unfinished")] = NEVER_NS
+        return over
 
     @cached_property
     def _one_by_one(self) -> bool:
         """Whether each token came in a chunk of its own, in every request."""
-        return all(r.http is not None and r.http.chunk_ns is None for r in self.records)
+        if self._all is not self:
+            return self._all._one_by_one
+        return all(r.http is not None and r.http.chunk_ns is None for r in self._records)
 
     @cached_property
     def chunks(self) -> Counts:
-        return self.tokens if self._one_by_one else self.column(lambda r: len(r.chunk_ns))
+        if self._one_by_one:
+            return self.tokens
+        if self._all is not self:
+            return self._all.chunks[self._mask]
+        counts = (len(r.chunk_ns) for r in self._records)
+        return np.fromiter(counts, np.int64, len(self._records))
 
     @cached_property
     def chunk_ns(self) -> Instants:
         if self._one_by_one:
             return self.token_ns
-        return _flat(map(attrgetter("chunk_ns"), self.records), self.chunks)
+        if self._all is not self:
+            mine: Instants = self._all.chunk_ns[np.repeat(self._mask, self._all.chunks)]
+            return mine
+        return _flat(map(attrgetter("chunk_ns"), self._records), self.chunks)
 
 
 def _flat(lists: Iterable[Sequence[int]], counts: Counts) -> Instants:
@@ -119,10 +220,26 @@ def inside(instants: Instants, window: tuple[int, int]) -> int:
     return int(np.count_nonzero((instants >= window[0]) & (instants < window[1])))
 
 
-def tokens_inside(requests: Requests, window: tuple[int, int]) -> int:
-    """How many tokens came in `window`; only of requests across its edges is each looked at."""
-    some = requests.of(attrgetter("token_ns"))
-    touching = (some.last_ns >= window[0]) & (some.first_ns < window[1])
-    whole = (some.first_ns >= window[0]) & (some.last_ns < window[1])
-    across = Requests([some.records[at] for at in np.flatnonzero(touching & ~whole).tolist()])
-    return int(some.tokens[whole].sum()) + inside(across.token_ns, window)
+def peak_concurrency(sent_ns: Instants, over_ns: Instants) -> int:
+    """The most requests under way at one instant, each from being sent until it was over.
+
+    Half-open intervals: one that ends where another begins is not beside it. Requests that were
+    never sent (0) or were over as they were sent count nowhere.
+    """
+    seen = (sent_ns > 0) & (over_ns > sent_ns)
+    starts, ends = np.sort(sent_ns[seen]), np.sort(over_ns[seen])
+    ended = np.searchsorted(ends, starts, side="right")
+    return int(np.max(np.arange(1, len(starts) + 1) - ended, initial=0))
+
+
+def rise(values: Seconds) -> float | None:
+    """How far `values`, in the order in which their requests were due, rose in their second half.
+
+    They make ten blocks; of the medians of the last five, the last ÷ the first where each is above
+    the one before, else 1. None below 50 values, which cannot tell.
+    """
+    if len(values) < _RISE_LEAST:
+        return None
+    medians = [float(np.median(block)) for block in np.array_split(values, 10)[5:]]
+    risen = all(later > earlier for earlier, later in pairwise(medians))
+    return medians[-1] / medians[0] if risen and medians[0] > 0 else 1.0

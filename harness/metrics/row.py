@@ -34,7 +34,7 @@ class Subject(Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def served(self) -> bool:
         """Whether the trial's requests went over HTTP."""
-        return any(r.http is not None for r in self.trial.records)
+        return bool(self.records.over_http.any())
 
     @cached_property
     def records(self) -> Requests:
@@ -49,7 +49,8 @@ class Subject(Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def good(self) -> Requests:
         """Those that count and ended well, not cut off at the end of a trial; all have tokens."""
-        return self.records.of(lambda r: r.error is None and r.token_ns and r.finish != "cancelled")
+        every = self.records
+        return every.where(~every.failed & (every.tokens > 0) & ~every.finished("cancelled"))
 
     @cached_property
     def _kept(self) -> dict[Callable[[Subject], Any], Any]:

@@ -7,26 +7,28 @@ requests that straddle an edge. Latencies are over successes, attainment over al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.load.slo import METRICS
-from harness.load.window import SHORT_GAP_NS, peak_concurrency
 from harness.metrics.requests import (
+    UNKNOWN,
     Instants,
+    Mask,
     Requests,
     Seconds,
     gaps_ns,
     inside,
     longest_gaps_ns,
+    peak_concurrency,
     seconds,
 )
 from harness.metrics.row import Subject
 from harness.records.load import Slo
 from harness.records.run import Trial
 from harness.units import NS_PER_S
+
+_SHORT_GAP_NS = 100_000  # below this, tokens were read together: no server decodes so fast
 
 
 def window_s(subject: Subject) -> float | None:
@@ -59,11 +61,11 @@ def requests_per_s(subject: Subject) -> float | None:
     """Requests that ended well inside the window ÷ window."""
     if not subject.served:
         return None
-    well = (
-        part.of(lambda r: r.error is None and r.token_ns and r.http)
+    ends = [
+        part.last_ns[~part.failed & (part.tokens > 0) & part.over_http]
         for part in (subject.warmup, subject.records)
-    )
-    return _rate(subject, np.concatenate([part.last_ns for part in well]))
+    ]
+    return _rate(subject, np.concatenate(ends))
 
 
 def input_tok_per_s(subject: Subject) -> float | None:
@@ -73,23 +75,23 @@ def input_tok_per_s(subject: Subject) -> float | None:
         return None
     found = 0
     for part in (subject.warmup, subject.records):
-        begun = part.of(attrgetter("token_ns"))
-        within = (begun.first_ns >= span[0]) & (begun.first_ns < span[1])
-        found += int(begun.column(attrgetter("input_tokens"))[within].sum())
+        first = part.first_ns
+        begun = (part.tokens > 0) & (first >= span[0]) & (first < span[1])
+        found += int(part.column("input_tokens")[begun].sum())
     return found / window
 
 
 def attainment(subject: Subject) -> float | None:
     """Share of the requests that kept the SLO; None without one."""
-    serving, records = subject.case.load.serving, subject.trial.records
+    serving, good = subject.case.load.serving, subject.good
     slo = serving.slo if serving else None
-    if slo is None or not records:
+    if slo is None or not len(subject.records):
         return None
-    ended = subject.good.of(lambda r: r.finish in ("length", "stop"))  # see `slo.succeeded`
-    return int(np.count_nonzero(kept(ended, slo))) / len(records)
+    ended = good.where(good.finished("length", "stop"))  # see `slo.succeeded`
+    return int(np.count_nonzero(kept(ended, slo))) / len(subject.records)
 
 
-def kept(ended: Requests, slo: Slo) -> NDArray[np.bool_]:
+def kept(ended: Requests, slo: Slo) -> Mask:
     """Whether each of these requests, which all succeeded, kept every bound: `slo.attained`."""
     good = np.ones(len(ended), dtype=bool)
     for bound in slo.bounds:
@@ -121,20 +123,22 @@ def failed_share(subject: Subject) -> float | None:
     """Requests that failed, were cancelled or never ended, of all."""
     if not subject.served:
         return None
-    return sum(r.error is not None for r in subject.trial.records) / len(subject.records)
+    return int(np.count_nonzero(subject.records.failed)) / len(subject.records)
 
 
 def concurrency_peak(subject: Subject) -> float | None:
     """The most requests that were under way at once."""
     if not subject.served:
         return None
-    return float(peak_concurrency([*subject.trial.warmup, *subject.trial.records]))
+    parts = (subject.warmup, subject.records)
+    sent = np.concatenate([part.sent_ns for part in parts])
+    return float(peak_concurrency(sent, np.concatenate([part.over_ns for part in parts])))
 
 
 def ttfots(subject: Subject) -> Seconds:
     """First token that is not reasoning − due."""
-    good = subject.good.of(lambda r: r.http)
-    thoughts = good.column(lambda r: r.http.reasoning_chunks if r.http else 0)
+    good = subject.good.where(subject.good.over_http)
+    thoughts = good.column("thoughts")
     seen = thoughts < good.chunks
     first = (np.cumsum(good.chunks) - good.chunks + thoughts)[seen]
     return seconds(good.chunk_ns[first], good.due_ns[seen])
@@ -157,27 +161,30 @@ def icls(subject: Subject) -> Seconds:
 
 def send_lags(subject: Subject) -> Seconds:
     """Sent − due: how late the harness was."""
-    sent = subject.records.of(lambda r: r.http and r.sent_ns > 0)
-    return seconds(sent.sent_ns, sent.due_ns)
+    every = subject.records
+    sent = every.over_http & (every.sent_ns > 0)
+    return seconds(every.sent_ns, every.due_ns)[sent]
 
 
 def short_gap_share(subject: Subject) -> float | None:
     """Share of the gaps between chunks below 0.1 ms: chunks that came together."""
     gaps = subject.once(_chunk_gaps_ns)
-    return int(np.count_nonzero(gaps < SHORT_GAP_NS)) / len(gaps) if len(gaps) else None
+    return int(np.count_nonzero(gaps < _SHORT_GAP_NS)) / len(gaps) if len(gaps) else None
 
 
 def length_miss_share(subject: Subject) -> float | None:
     """Share of the successes whose output has another length than asked."""
-    asked = [r for r in subject.good.records if r.asked_output is not None]
-    return sum(len(r.token_ns) != r.asked_output for r in asked) / len(asked) if asked else None
+    asked, made = subject.good.column("asked_output"), subject.good.tokens
+    known = asked != UNKNOWN
+    return float(np.mean((asked != made)[known])) if known.any() else None
 
 
 def cached_share(subject: Subject) -> float | None:
     """Input tokens that the server took from its prefix cache, of all; None where it is silent."""
-    known = [r for r in subject.good.records if r.http and r.http.usage_cached is not None]
-    total = sum(r.input_tokens for r in known)
-    return sum(r.http.usage_cached or 0 for r in known if r.http) / total if total else None
+    cached, taken = subject.good.column("cached"), subject.good.column("input_tokens")
+    known = cached != UNKNOWN
+    total = int(taken[known].sum())
+    return int(cached[known].sum()) / total if total else None
 
 
 def queue_times(subject: Subject) -> Seconds:

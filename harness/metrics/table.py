@@ -5,6 +5,11 @@ from __future__ import annotations
 from harness.metrics import batched, served
 from harness.metrics.row import Metric, quantile_rows, row
 
+_RISE = (
+    "{} in due order makes ten blocks; medians of the last five: last ÷ first where each is above "
+    "the one before, else 1"
+)
+
 
 def _client_row(name: str, label: str, formula: str) -> Metric:
     return row(
@@ -126,6 +131,22 @@ _SERVED: tuple[Metric, ...] = (
         "none",
         "most requests under way at once: sweep line over [sent, end)",
         served.concurrency_peak,
+    ),
+    row(
+        "ttft_rise",
+        "TTFT rise",
+        "ratio",
+        "none",
+        _RISE.format("TTFT"),
+        batched.ttft_rise,
+    ),
+    row(
+        "tpot_rise",
+        "TPOT rise",
+        "ratio",
+        "none",
+        _RISE.format("TPOT"),
+        batched.tpot_rise,
     ),
     row(
         "short_gap_share",

@@ -150,7 +150,7 @@ class Planned(Struct, kw_only=True):
     blocks: list[int] = field(default_factory=list)
 
 
-class HttpSeen(Struct, kw_only=True, gc=False):  # it can be in no cycle
+class HttpSeen(Struct, kw_only=True, omit_defaults=True, gc=False):  # it can be in no cycle
     """One request as it went over the wire.
 
     `chunk_ns` has the instant of each event that carried tokens, `chunk_tokens` how many; where
@@ -158,7 +158,7 @@ class HttpSeen(Struct, kw_only=True, gc=False):  # it can be in no cycle
     `tokens_by` says how those were counted: the server's running usage, token ids in the events,
     the usage at the end spread over the events, or one token for each event. `reasoning_chunks`
     counts the leading chunks before visible text. `usage_*` are the server's own counts.
-    `started_ns` is when the first byte of the answer came, `done_ns` when the answer was complete.
+    `headers_ns` is when the first byte of the answer came, `done_ns` when the answer was complete.
     """
 
     status: int | None = None

@@ -239,7 +239,7 @@ class KernelPath(Struct, kw_only=True):
     reason: str | None = None
 
 
-class RequestRecord(Struct, kw_only=True, gc=False):  # it can be in no cycle
+class RequestRecord(Struct, kw_only=True, omit_defaults=True, gc=False):  # it can be in no cycle
     """One request as instants. `token_ns` has one entry for each output token.
 
     `started_ns` is when the engine began on it, `slot` its row of the batch. Over HTTP, a chunk of

@@ -54,7 +54,7 @@ def simulated(count: int, slower: float, seed: int = 1) -> list[dict[str, Any]]:
 
 
 def test_a_block_runs_each_side_twice_in_mirrored_order(script: ModuleType) -> None:
-    found = script.block(max(os.sched_getaffinity(0)), 0.001, random.Random(1))
+    found = script.block(max(os.sched_getaffinity(0)), 0.001, random.Random(1), "ABS")
     assert found["order"] == found["order"][::-1]
     assert sorted(found["order"]) == sorted("AABBSS")
     assert all(len(found[side]) == 2 and min(found[side]) > 0 for side in "ABS")
@@ -69,6 +69,16 @@ def test_the_table_counts_what_the_gate_said(
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert lines[1].startswith("| A/A | margin 3% | 10 | 0 (0.0%) | 0 (0.0%) |")
     assert lines[2].startswith("| 10 % slower | margin 3% | 10 | 10 (100.0%) |")
+
+
+def test_blocks_without_a_side_that_is_complete_count_for_the_other(
+    script: ModuleType, rules: Rules
+) -> None:
+    blocks = simulated(30, 0.10)
+    later = [{key: one[key] for key in "AB"} for one in simulated(30, 0.10, seed=2)]
+    same, slowed = (list(script.comparisons([*blocks, *later], key, rules, 99)) for key in "BS")
+    assert slowed == list(script.comparisons(blocks, "S", rules, 99))
+    assert len(same) > len(list(script.comparisons(blocks, "B", rules, 99)))
 
 
 def test_a_slowdown_that_is_missed_is_not_as_wanted(script: ModuleType, rules: Rules) -> None:

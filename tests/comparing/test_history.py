@@ -21,6 +21,7 @@ from harness.history import History
 from harness.records.comparison import Margin, RunValues
 from harness.records.run import Result
 from harness.reports.history import history_sheet
+from harness.reports.reading import Reading
 from tests.comparing.builders import case_values, result, run_values
 
 MARGIN = Margin(value=0.05, source="test")
@@ -242,6 +243,35 @@ def test_a_folder_of_many_results_is_read_from_the_index(
     path.parent.rename(elsewhere)
     assert len(baseline.side(elsewhere).runs) == 6
     assert not (tmp_path / "mine" / "history").exists()
+
+
+def test_what_was_indexed_before_an_interrupt_stays(tmp_path: Path) -> None:
+    for number in range(3):
+        keep(tmp_path, result(), str(number))
+    seen: list[Path] = []
+
+    def interrupted(path: Path) -> Result:
+        seen.append(path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return store.load(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        history.index(tmp_path, "aws-c8g.large", reader=interrupted)
+    assert history.index(tmp_path, "aws-c8g.large") == 1
+
+
+def test_reading_speaks_up_where_it_takes_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, now = keep(tmp_path, result(), "1"), [0.0]
+    with Reading(clock=lambda: now[0]) as reader:
+        for now[0] in (1.0, 1.9, 3.0, 4.0, 12.0, 13.5):
+            assert reader(path).finished
+    assert capsys.readouterr().err.splitlines() == [
+        "reading results: 3 so far",
+        "reading results: 6 so far",
+    ]
 
 
 def test_many_runs_of_a_label_are_one_baseline_of_runs(tmp_path: Path) -> None:

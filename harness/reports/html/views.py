@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -18,17 +18,27 @@ from harness.reports.sheet import load_text, number
 _MS = 1e3
 _MARKED = (0.5, 0.9, 0.95, 0.99)
 
+Subjects = Mapping[int, Sequence[Subject]]  # the trials of each case, by its id, that ended
+
 
 def plots(result: Result, hosted: Sequence[BreakEven]) -> list[tuple[str, Plot]]:
     """(anchor, plot) of everything that this result can show."""
+    subjects = {
+        case.id: [
+            Subject(trial=trial, case=case)
+            for trial in result.trials
+            if trial.case == case.id and trial.state == "ok"
+        ]
+        for case in result.plan.cases
+    }  # of whose requests columns are made once, for all pictures
     found = [
         ("roofline", roofline_plot(result)),
         ("curve", curve_plot(result, "ttft", "TTFT")),
         ("curve-tpot", curve_plot(result, "tpot", "TPOT")),
-        ("ttft", distribution_plot(result, "ttft_s", "TTFT")),
-        ("tpot", distribution_plot(result, "tpot_s", "TPOT")),
+        ("ttft", distribution_plot(result, subjects, "ttft")),
+        ("tpot", distribution_plot(result, subjects, "tpot")),
         ("threads", threads_plot(result)),
-        ("timeline", timeline_plot(result)),
+        ("timeline", timeline_plot(result, subjects)),
         ("cost", cost_plot(result, hosted)),
     ]
     return [(name, plot) for name, plot in found if plot is not None]
@@ -124,13 +134,12 @@ def _capacity_marks(result: Result) -> Iterator[Mark]:
             yield Mark(label=label, at=output.value, vertical=True)
 
 
-def distribution_plot(result: Result, name: str, label: str) -> Plot | None:
+def distribution_plot(result: Result, subjects: Subjects, name: str) -> Plot | None:
     """Share of requests within a latency; percentiles as far as there are enough of them."""
-    of_trial = {"ttft_s": batched.ttfts, "tpot_s": batched.tpots}[name]
+    of_trial, label = {"ttft": batched.ttfts, "tpot": batched.tpots}[name], name.upper()
     lines, told = [], []
     for case in result.plan.cases:
-        trials = valid_trials(result.trials, case)
-        every = [of_trial(Subject(trial=trial, case=case)) for trial in trials]
+        every = [of_trial(one) for one in subjects[case.id] if not one.trial.invalid]
         values = _MS * np.sort(np.concatenate([*every, np.empty(0)]))
         if len(values) < 5:
             continue
@@ -191,7 +200,7 @@ def threads_plot(result: Result) -> Plot | None:
     )
 
 
-def timeline_plot(result: Result) -> Plot | None:
+def timeline_plot(result: Result, subjects: Subjects) -> Plot | None:
     """Output speed of each trial in the order in which they ran: drift and disturbed ones show."""
     from harness.metrics import BY_NAME
 
@@ -199,11 +208,10 @@ def timeline_plot(result: Result) -> Plot | None:
     lines = []
     for case in result.plan.cases:
         points = []
-        for trial in result.trials:
-            if trial.case == case.id and trial.state == "ok":
-                value = row.value(Subject(trial=trial, case=case))
-                if value is not None:
-                    points.append((float(trial.order), value))
+        for one in subjects[case.id]:
+            value = row.value(one)
+            if value is not None:
+                points.append((float(one.trial.order), value))
         if points:
             points.sort()
             lines.append(
