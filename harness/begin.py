@@ -57,7 +57,7 @@ def choose_price(
     if cloud.guess:
         return None, f"the instance is a guess ({cloud.instance}): confirm it with --instance"
     try:
-        return prices.instance_price(f"{cloud.provider}/{cloud.instance}").price, None
+        return prices.cloud_price(cloud), None
     except ArmbenchError as error:
         return None, f"{error.message}: give --price"
 

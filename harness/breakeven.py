@@ -83,7 +83,9 @@ def of_hosted(
     found, unknown = [], [] if hosted.reason is None else [hosted.reason]
     for reference in hosted.references:
         for row, label in _rows(reference):
-            made = break_even(price, rate, row, input_per_output, label)
+            thinking = row.output is None and row.thinking is not None
+            told = f"{label}, by its price of thinking output" if thinking else label
+            made = break_even(price, rate, row, input_per_output, told)
             if isinstance(made, str):
                 unknown.append(made)
             else:

@@ -51,5 +51,7 @@ def case_costs(result: Result, case_id: int) -> tuple[Estimate | None, Estimate 
     if result.price is None:
         return None, None
     found = [figures.get(name) for name in ("prefill_tok_per_s", "output_tok_per_s")]
-    first, second = (cost(result.price, rate) if rate else None for rate in found)
+    first, second = (
+        cost(result.price, rate) if rate and rate.value > 0 else None for rate in found
+    )
     return first, second

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from harness import prices, validity
 from harness.errors import ArmbenchError
+from harness.load.slo import demands, margins
+from harness.metrics import valid_trials
 from harness.prices.given import HOURS_PER_MONTH
 from harness.records.load import Slo
 from harness.records.money import Fleet, Price
@@ -50,7 +54,9 @@ class Carried(Struct, frozen=True, kw_only=True):
 def fleets(results: Sequence[Result], wish: Wish) -> tuple[list[Fleet], list[str]]:
     """Each result's best load as a fleet: by model, then cheapest first, unpriced ones last.
 
-    Beside them why a result gives none. Raises ArmbenchError for a wish that makes no sense.
+    Amounts in several currencies are ordered by what they are in the first one's; those that no
+    dated row converts come behind the others, with a doubt that says so. Beside them why a result
+    gives none. Raises ArmbenchError for a wish that makes no sense.
     """
     check(wish)
     found, left_out = [], []
@@ -61,11 +67,23 @@ def fleets(results: Sequence[Result], wish: Wish) -> tuple[list[Fleet], list[str
             left_out.append(f"{name}: {_why_none(wish)}")
             continue
         found.append(_fleet(result, carried, wish))
-    found.sort(key=lambda f: (f.model, f.per_month is None, f.per_month or 0.0, f.count))
-    return found, [
+    return _in_order(found), [
         text if left_out.count(text) == 1 else f"{text} ({left_out.count(text)} results)"
         for text in dict.fromkeys(left_out)
     ]
+
+
+def _in_order(found: Sequence[Fleet]) -> list[Fleet]:
+    common = next((one.currency for one in found if one.currency), None)
+    keyed = []
+    for one in found:
+        price, doubt = _in_currency(one.price, common)
+        amount = 0.0 if price is None else price.amount * (one.count + one.spare)
+        known = 2 if one.price is None else 0 if price is not None else 1
+        doubts = [f"not ordered against the others: {doubt}"] if known == 1 else []
+        key = (one.model, known, amount, one.currency or "", one.per_month or 0.0, one.count)
+        keyed.append((key, replace(one, doubts=[*one.doubts, *doubts])))
+    return [one for _, one in sorted(keyed, key=itemgetter(0))]
 
 
 def _name(result: Result) -> str:
@@ -95,7 +113,7 @@ def best(result: Result, wish: Wish) -> Carried | None:
 def _searched(result: Result, wish: Wish) -> Iterator[Carried]:
     """Capacities that a search found under the wished SLO, or under any where none is wished."""
     for found in result.capacities:
-        if found.rate is None or (wish.slo is not None and found.slo.bounds != wish.slo.bounds):
+        if found.rate is None or (wish.slo is not None and not _same(found.slo, wish.slo)):
             continue
         held = [p.case for p in found.probes if p.verdict == "holds" and p.rate == found.rate]
         for case in result.plan.cases:
@@ -117,12 +135,12 @@ def _believed(result: Result) -> Iterator[tuple[Case, dict[str, Estimate]]]:
 
 
 def _served(result: Result, wish: Wish) -> Iterator[Carried]:
-    """Served loads; under an SLO those only whose attainment reaches its target."""
+    """Served loads; under an SLO those only that kept all that it demands."""
     for case, figures in _believed(result):
         rate = figures.get("requests_per_s")
         if case.load.kind not in _AT_ONCE or not _fits(case, wish):
             continue
-        if rate is None or rate.value <= 0 or not _keeps(case, figures, wish.slo):
+        if rate is None or rate.value <= 0 or not _keeps(result, case, figures, wish.slo):
             continue
         known = "one load that kept the SLO, not the highest: a search would tell more"
         yield Carried(
@@ -135,13 +153,27 @@ def _served(result: Result, wish: Wish) -> Iterator[Carried]:
         )
 
 
-def _keeps(case: Case, figures: dict[str, Estimate], slo: Slo | None) -> bool:
+def _same(a: Slo, b: Slo) -> bool:
+    """Whether two promises bound the same, in whatever order."""
+    return set(a.bounds) == set(b.bounds)
+
+
+def _keeps(result: Result, case: Case, figures: dict[str, Estimate], slo: Slo | None) -> bool:
+    """Whether the load kept all that `slo` demands; not where a part of it is not known."""
     if slo is None:
         return True
     own = case.load.serving.slo if case.load.serving else None
     kept = figures.get("slo_attainment")
-    same = own is not None and own.bounds == slo.bounds
-    return same and kept is not None and kept.value >= slo.target
+    if own is None or not _same(own, slo) or kept is None or kept.value < slo.target:
+        return False
+    stricter = [demand for demand in demands(slo) if demand.index is not None]
+    if not stricter:
+        return True
+    trials = valid_trials(result.trials, case)
+    every = [margins(record, slo) for trial in trials for record in trial.records]
+    return bool(every) and all(
+        sum(d.worst(one) <= 1 for one in every) >= d.share * len(every) for d in stricter
+    )
 
 
 def _batched(result: Result, wish: Wish) -> Iterator[Carried]:

@@ -11,17 +11,21 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from harness import breakeven, fleet, prices, store
+from harness import binding, breakeven, cost, fleet, prices, store
 from harness.breakeven import at_use, break_even
 from harness.errors import ArmbenchError, Exit
 from harness.fleet import Wish
 from harness.load.slo import parse_slo
 from harness.prices import adding
-from harness.records.load import Capacity, Probe
+from harness.records.load import Capacity, Probe, ServingLoad, Slo
+from harness.records.machine import Cloud
 from harness.records.money import ApiPrice, BreakEven, Price
 from harness.records.run import Estimate, Result
+from harness.reports.sheet import cost_text, hosted_of
 from tests.inside import armbench
+from tests.load.records import request
 
 (RESULT,) = Path(__file__).parents[1].glob("results/*/quick/*.json")
 DAY = datetime.date(2026, 7, 2)
@@ -113,6 +117,15 @@ def test_a_thinking_price_stands_in_and_no_output_price_is_told() -> None:
     assert "not known" in found
 
 
+def test_a_price_of_thinking_output_is_named_where_it_stands_in() -> None:
+    hosted = prices.nearest_hosted("qwen3-0.6b", 0.6e9, DAY)
+    found, _ = breakeven.of_hosted(server(0.1), rate(100), hosted, 4.0)
+    (own,) = [one for one in found if one.hosted.series == "qwen3-0.6b"]
+    assert own.hosted.output is None
+    assert own.label.endswith("by its price of thinking output")
+    assert not [one for one in found if one.hosted.output and "thinking" in one.label]
+
+
 def test_currencies_without_a_rate_are_not_compared() -> None:
     found = break_even(server(1, "SEK"), rate(1e4), api(0.5, 1), 0.0)
     assert isinstance(found, str)
@@ -197,6 +210,43 @@ def test_cheaper_fleets_come_first_and_unpriced_ones_last() -> None:
     assert months[0] == pytest.approx((found[0].count + 2) * 730 * 1.0)
 
 
+def test_amounts_in_several_currencies_are_ordered_by_what_they_are_worth() -> None:
+    results = []
+    for price in (server(3.0, "CNY"), server(1.0), server(9.0, "CNY"), server(0.1, "SEK")):
+        result = store.load(RESULT)
+        result.price = price
+        results.append(result)
+    found, _ = fleet.fleets(results, Wish(rate=1.0))
+    assert [one.price.amount for one in found if one.price] == [3.0, 1.0, 9.0, 0.1]
+    unordered = [any("not ordered" in text for text in one.doubts) for one in found]
+    assert unordered == [False, False, False, True]
+
+
+def test_a_load_must_have_kept_the_stricter_bound_too_in_whatever_order_it_is_named() -> None:
+    asked = parse_slo("ttft:p99<=2s,tpot:p90<=100ms")
+    turned = parse_slo("tpot:p90<=100ms,ttft:p99<=2s")
+    for late, kept in ((5, 0), (0, 1)):  # of a hundred: 95 % keep all, but 99 % were asked of TTFT
+        found, _ = fleet.fleets([with_served_load(late, asked)], Wish(rate=1.0, slo=turned))
+        assert len(found) == kept
+
+
+def with_served_load(late: int, slo: Slo) -> Result:
+    """The committed result with its first case served; `late` of 100 requests waited 5 s."""
+    result = store.load(RESULT)
+    first = result.plan.cases[0]
+    load = replace(first.load, kind="closed", serving=ServingLoad(concurrency=1, slo=slo))
+    result.plan.cases = [replace(first, load=load)]
+    result.trials = [t for t in result.trials if t.case == first.id]
+    for trial in result.trials:
+        trial.records = [
+            request(n, due=n / 10, first=5.0 if n < late else 0.1, done=n / 10 + 6)
+            for n in range(100)
+        ]
+        trial.window_ns = (0, 20 * 10**9)
+    binding.derive(result)
+    return result
+
+
 @pytest.mark.parametrize(
     "wish", [Wish(rate=0.0), Wish(rate=math.nan), Wish(rate=1, headroom=-1), Wish(rate=1, spare=-1)]
 )
@@ -216,6 +266,65 @@ def test_cost_shows_use_break_even_and_the_cuts() -> None:
     none = armbench("cost", str(RESULT))
     assert none.returncode == Exit.USER
     assert "--price" in none.stderr
+
+
+def test_the_interval_of_a_cost_is_as_uneven_as_it_is() -> None:
+    wide = cost.cost(server(3.6), rate(1000, 250, 4000))
+    assert cost_text(wide) == "1 [0.25, 4] USD"
+    assert cost_text(cost.cost(server(3.6), rate(1000))) == "1 USD"
+
+
+def test_a_rate_of_zero_has_no_cost_and_stops_nothing(tmp_path: Path) -> None:
+    result = store.load(RESULT)
+    for trial in result.trials:
+        if trial.case == result.plan.cases[0].id:
+            trial.figures = {"output_tok_per_s": 0.0, "prefill_tok_per_s": 0.0}
+    result.price = server(1.0)
+    path = tmp_path / "zero.json"
+    store.save(result, path)
+    for command in (["show"], ["cost"], ["report", "-o", str(tmp_path / "r.html")]):
+        done = armbench(command[0], str(path), *command[1:])
+        assert done.returncode == Exit.FINE, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--term", "nonsense", "--instance", "aws/c7g.4xlarge"], "--term 'nonsense'"),
+        (["--term", "spot"], "none was detected"),
+        (["--region", "eu-west-1"], "none was detected"),
+        (["--price", "1 USD/h", "--term", "spot"], "--price with"),
+    ],
+)
+def test_a_term_or_region_that_cannot_be_used_is_refused(flags: list[str], told: str) -> None:
+    done = armbench("cost", str(RESULT), *flags)
+    assert done.returncode == Exit.USER
+    assert told in done.stderr
+
+
+def test_a_region_that_is_known_has_its_own_price_or_says_that_it_is_another() -> None:
+    cloud = Cloud(provider="alibaba", instance="ecs.g8y.4xlarge", region="cn-hongkong")
+    assert prices.cloud_price(cloud).amount == 4.8397
+    assert prices.cloud_price(replace(cloud, region=None)).region == "cn-hangzhou"
+    unknown = prices.cloud_price(replace(cloud, region="xx-nowhere-1"))
+    assert unknown.region == "cn-hangzhou"
+    assert any("none is known in xx-nowhere-1" in text for text in prices.caveats(unknown))
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "parameters", "series"),
+    [
+        ("my-finetune", "qwen2", 494e6, "qwen2.5-7b-instruct"),
+        ("qwen1.5-0.5b", None, 464e6, "qwen1.5-0.5b"),
+        ("qwen1.5-4b", None, 3.95e9, "qwen1.5-4b"),
+    ],
+)
+def test_the_nearest_hosted_model_goes_by_name_and_else_by_family(
+    name: str, family: str | None, parameters: float, series: str
+) -> None:
+    result = store.load(RESULT)
+    result.model = replace(result.model, name=name, family=family, parameters=int(parameters))
+    assert hosted_of(result).references[0].series == series
 
 
 def test_capacity_says_what_its_figure_rests_on() -> None:

@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from harness import binding, prices, store
 from harness.errors import ArmbenchError, Exit
 from harness.records.run import RequestRecord, Result
-from harness.reports.html import page
+from harness.reports.html import page, views
 from harness.reports.html.plots import Line, Plot, svg, thinned
+from harness.tune import outcome
+from harness.tune.search import Rules
 from tests.test_run import armbench
+from tests.tune.test_outcome import engines, searched
 
 (RESULT,) = Path(__file__).parents[1].glob("results/*/quick/*.json")
 EVIL = '"><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">$x^$'
@@ -111,6 +115,55 @@ def test_a_picture_is_svg_in_the_colours_of_the_page() -> None:
     assert "currentColor" in drawn
     assert "var(--s0)" in drawn
     assert not [e for e in root.iter() if e.tag.endswith(("script", "image", "foreignObject"))]
+
+
+def test_logarithmic_axes_have_plain_numbers() -> None:
+    line = Line(label="a", x=[0.5, 2000], y=[3, 400_000])
+    for plot in (
+        Plot(title="t", about="", x="", y="", lines=[line], log_x=True, log_y=True),
+        Plot(title="t", about="", x="", y="", bars=[("a", 1.0, None, None)] * 2, log_x=True),
+    ):
+        texts = [e.text or "" for e in ET.fromstring(svg(plot)).iter() if e.tag.endswith("text")]
+        assert "1" in texts
+        assert not [text for text in texts if "$" in text]
+
+
+def test_bars_of_one_name_stand_in_rows_of_their_own() -> None:
+    bars = [("same", value, 0.9 * value, 1.1 * value) for value in (1.0, 2.0, 3.0)]
+    root = ET.fromstring(svg(Plot(title="t", about="", x="", y="", bars=bars)))
+    assert [e.text for e in root.iter() if e.tag.endswith("text")].count("same") == 3
+    heights = {
+        e.attrib["d"].split()[2]
+        for e in root.iter()
+        if e.tag.endswith("path") and "var(--s0)" in e.attrib.get("style", "")
+    }
+    assert len(heights) == 3
+
+
+def test_cases_that_differ_in_their_lengths_alone_have_lines_and_bars_of_their_own() -> None:
+    result = a_result()
+    threads = []
+    for number, case in enumerate(result.plan.cases):
+        into, count = divmod(number, 2)
+        variant = replace(case.variant, engine="torch", dtype="float32", threads=count + 1)
+        load = replace(case.load, kind="single_stream", batch=1, input_tokens=128 * (into + 1))
+        threads.append(replace(case, variant=variant, load=load))
+    result.plan.cases = threads
+    drawn = views.threads_plot(result)
+    assert drawn is not None
+    assert [line.x for line in drawn.lines] == [[1.0, 2.0], [1.0, 2.0]]
+    assert len({views.short(case) for case in result.plan.cases}) == 4
+
+
+def test_the_page_of_a_search_begins_with_its_answer() -> None:
+    result = searched([[10, 11, 12]], engines(1))
+    assert result.tune is not None
+    result.tune.answer = outcome.draw(result, Rules())
+    binding.derive(result)
+    text = rendered(result)
+    first = re.search(r"<table.*?<caption[^>]*>(.*?)</caption>", text, re.DOTALL)
+    assert first
+    assert "tuned for output throughput" in first[1]
 
 
 def test_thinning_keeps_both_ends() -> None:

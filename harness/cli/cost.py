@@ -69,21 +69,31 @@ def day(text: str | None) -> datetime.date | None:
 
 def chosen_price(arguments: argparse.Namespace, result: Result) -> tuple[Price | None, str | None]:
     """The price that flags, else the result, give the instance; or why there is none."""
+    from msgspec.structs import replace
+
     from harness import prices
     from harness.records.money import Term
 
-    if arguments.price:
-        return prices.parse_price(arguments.price), None
-    name = arguments.instance
-    if name is None and (arguments.region or arguments.term != "on-demand"):
-        cloud = result.machine.cloud
-        name = f"{cloud.provider}/{cloud.instance}" if cloud.instance else None
-    if name is None:
-        return result.price, result.price_reason
     terms: tuple[str, ...] = Term.__args__  # type: ignore[attr-defined]
     if arguments.term not in terms:
         raise ArmbenchError(f"--term {arguments.term!r}", hint=f"one of {', '.join(terms)}")
-    return prices.instance_price(name, region=arguments.region, term=arguments.term).price, None
+    chosen = arguments.region or arguments.term != "on-demand"
+    if arguments.price:
+        if chosen:
+            raise ArmbenchError("--price with --region or --term", hint="give the one price itself")
+        return prices.parse_price(arguments.price), None
+    region, term, cloud = arguments.region, arguments.term, result.machine.cloud
+    if arguments.instance:
+        return prices.instance_price(arguments.instance, region=region, term=term).price, None
+    if not chosen:
+        return result.price, result.price_reason
+    if cloud.instance is None or cloud.guess:
+        why = f"it is a guess ({cloud.instance})" if cloud.instance else "none was detected"
+        raise ArmbenchError(
+            f"--region and --term choose a price of the result's cloud instance, but {why}",
+            hint="name it with --instance",
+        )
+    return prices.cloud_price(replace(cloud, region=region or cloud.region), term=term), None
 
 
 def _cost(arguments: argparse.Namespace) -> Exit:

@@ -222,9 +222,8 @@ def choose_price(machine: Machine, told: Told) -> tuple[Price | None, str | None
         return None, "the instance it was measured on is not known: give --instance or --price"
     if cloud.guess:
         return None, f"the instance is a guess ({cloud.instance}): confirm it with --instance"
-    name = f"{cloud.provider}/{cloud.instance}" if cloud.provider else cloud.instance
     try:
-        return prices.instance_price(name).price, None
+        return prices.cloud_price(cloud), None
     except ArmbenchError as error:
         return None, f"{error.message}: give --price"
 

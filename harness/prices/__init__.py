@@ -9,12 +9,19 @@ from harness.prices.currency import convert, exchange_rate
 from harness.prices.files import check
 from harness.prices.given import caveats, cost_per_million, parse_price
 from harness.prices.hosted import api_prices, nearest_hosted, price_changes
-from harness.prices.instances import in_force_instances, instance_price, instances, providers
+from harness.prices.instances import (
+    cloud_price,
+    in_force_instances,
+    instance_price,
+    instances,
+    providers,
+)
 
 __all__ = [
     "api_prices",
     "caveats",
     "check",
+    "cloud_price",
     "convert",
     "cost_per_million",
     "exchange_rate",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import date
+
+from msgspec.structs import replace
 
 from harness.errors import ArmbenchError, unknown_name
 from harness.prices.files import files, in_force, unknown
 from harness.prices.tables import ANY_REGION, InstanceFile, rented
-from harness.records.money import InstancePrice, Term
+from harness.records.machine import Cloud
+from harness.records.money import InstancePrice, Price, Term
 
 _SIZE = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,5}(?:\.\d{1,3})?)", re.ASCII)
 
@@ -56,6 +60,23 @@ def instance_price(
         )
     rows = _of_term(rows, term)
     return in_force(_in_region(rows, region), lambda row: row.price.as_of, on, rows[0].name)
+
+
+def cloud_price(cloud: Cloud, *, term: Term = "on-demand") -> Price:
+    """The list price of the instance that `cloud` names, in its region where that is known.
+
+    Where no row has that region, the price of the provider's usual one, which says so. Raises
+    ArmbenchError as `instance_price` does.
+    """
+    name = f"{cloud.provider}/{cloud.instance}" if cloud.provider else str(cloud.instance)
+    if cloud.region:
+        with suppress(ArmbenchError):
+            return instance_price(name, region=cloud.region, term=term).price
+    found = instance_price(name, term=term).price
+    if not cloud.region or found.region == ANY_REGION:
+        return found
+    told = f"of {found.region}: none is known in {cloud.region}, where the machine is"
+    return replace(found, flag=f"{found.flag}; {told}" if found.flag else told)
 
 
 def in_force_instances(

@@ -10,7 +10,18 @@ from msgspec.structs import replace
 from harness import breakeven, cost, prices, validity
 from harness.records.money import BreakEven, Fleet
 from harness.records.run import Case, Estimate, Result
-from harness.reports.sheet import MISSING, Column, Sheet, cost_text, load_text, number, tokens_text
+from harness.reports.sheet import (
+    MISSING,
+    Column,
+    Sheet,
+    between,
+    cost_text,
+    hosted_of,
+    load_text,
+    number,
+    price_notes,
+    tokens_text,
+)
 
 _KINDS = ("input", "output", "total")
 
@@ -43,17 +54,17 @@ def cost_sheet(result: Result) -> Sheet:
         _USE,
     ]
     title = f"cost per million tokens: {result.model.name}, plan {result.plan.name}"
-    return Sheet(title=title, columns=columns, rows=rows, notes=[*notes, *_price_notes(result)])
+    return Sheet(title=title, columns=columns, rows=rows, notes=[*notes, *price_notes(result)])
 
 
 def priced_cases(result: Result) -> list[Case]:
-    """Cases that hold and have a rate of output tokens."""
-    return [
-        case
-        for case in result.plan.cases
-        if validity.case_valid(result, case)
-        and "output_tok_per_s" in result.summary.get(str(case.id), {})
-    ]
+    """Cases that hold and have a rate of output tokens above zero."""
+    found = []
+    for case in result.plan.cases:
+        rate = result.summary.get(str(case.id), {}).get("output_tok_per_s")
+        if rate is not None and rate.value > 0 and validity.case_valid(result, case):
+            found.append(case)
+    return found
 
 
 def _cost_row(result: Result, case: Case) -> list[str]:
@@ -88,25 +99,16 @@ def _cost(result: Result, rate: Estimate | None) -> Estimate | None:
     return cost.cost(result.price, rate) if result.price and rate and rate.value > 0 else None
 
 
-def _price_notes(result: Result) -> list[str]:
-    price = result.price
-    if price is None:
-        return []
-    per = price.unit.split("-")[-1]
-    told = f"price: {price.amount:g} {price.currency} per {per} ({price.term}) for {price.sku}"
-    return [f"{told}, {price.as_of}, {price.source}", *prices.caveats(price)]
-
-
 def break_even_sheet(
     result: Result, on: datetime.date | None = None
 ) -> tuple[Sheet | None, list[BreakEven]]:
     """The cheapest valid load against hosted prices by date; None where nothing can be compared."""
-    cases = priced_cases(result)
+    cases = [case for case in priced_cases(result) if case.load.output_tokens]
     if result.price is None or not cases:
         return None, []
     rates = {case.id: result.summary[str(case.id)]["output_tok_per_s"] for case in cases}
     case = max(cases, key=lambda c: rates[c.id].value)
-    hosted = prices.nearest_hosted(result.model.name, result.model.parameters, on)
+    hosted = hosted_of(result, on)
     ratio = case.load.input_tokens / case.load.output_tokens
     found, unknown = breakeven.of_hosted(result.price, rates[case.id], hosted, ratio)
     columns = [
@@ -170,10 +172,10 @@ def _fleet_row(one: Fleet, doubts: dict[str, int]) -> list[str]:
         one.instance or one.machine,
         one.variant,
         one.load,
-        _between(one.per_instance, one.low, one.high),
+        between(one.per_instance, one.low, one.high),
         _counts(one),
         str(one.count + one.spare),
-        f"{_between(one.per_month, one.per_month_low, one.per_month_high)} {one.currency or ''}",
+        f"{between(one.per_month, one.per_month_low, one.per_month_high)} {one.currency or ''}",
         one.basis,
         marks,
     ]
@@ -184,10 +186,3 @@ def _counts(one: Fleet) -> str:
     if one.count_low is None or one.count_high is None:
         return str(one.count)
     return f"{one.count} [{one.count_low}, {one.count_high}]"
-
-
-def _between(value: float | None, low: float | None, high: float | None) -> str:
-    """`4 [3, 5]`; the value alone where its interval is not known."""
-    if value is None or low is None or high is None:
-        return number(value)
-    return f"{number(value)} [{number(low)}, {number(high)}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from msgspec import Struct, field
 from harness import cost, metrics, prices
 from harness.errors import ArmbenchError
 from harness.records.load import Lengths, ServingLoad
-from harness.records.money import ApiPrice, PriceChange
+from harness.records.money import ApiPrice, Hosted, PriceChange
 from harness.records.run import Agreement, Case, Estimate, Result
 from harness.reports import instances
 
@@ -61,6 +62,13 @@ def with_interval(figure: Estimate | None, digits: int = 3) -> str:
     if figure.low is None or figure.high is None:
         return number(figure.value, digits)
     return f"{number(figure.value, digits)} ± {number((figure.high - figure.low) / 2, 2)}"
+
+
+def between(value: float | None, low: float | None, high: float | None) -> str:
+    """`4 [3, 5]`; the value alone where its interval is not known."""
+    if value is None or low is None or high is None:
+        return number(value)
+    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _pair(figures: dict[str, Estimate], first: str, second: str) -> str:
@@ -178,10 +186,13 @@ def _bound_notes(result: Result) -> list[str]:
 
 
 def cost_text(figure: Estimate | None) -> str:
-    """A cost with its interval and currency: `0.42 ± 0.01 USD`."""
+    """A cost with its interval and currency: `0.42 [0.41, 0.44] USD`.
+
+    The interval is not even about the value: a cost is a price ÷ a rate.
+    """
     if figure is None:
         return MISSING
-    return f"{with_interval(figure)} {figure.unit.partition('/')[0]}"
+    return f"{between(figure.value, figure.low, figure.high)} {figure.unit.partition('/')[0]}"
 
 
 def _cost(result: Result, case: Case) -> str:
@@ -204,10 +215,20 @@ def _change(change: PriceChange) -> str:
     return f"{change.date} {before} → {after}"
 
 
+def hosted_of(result: Result, on: datetime.date | None = None) -> Hosted:
+    """The hosted models to hold the result's checkpoint against: by its name, else its family."""
+    model = result.model
+    found = prices.nearest_hosted(model.name, model.parameters, on)
+    if found.references or not model.family:
+        return found
+    by_family = prices.nearest_hosted(model.family, model.parameters, on)
+    return by_family if by_family.references else found
+
+
 def hosted_notes(result: Result) -> list[str]:
     """The dated prices of the nearest hosted Qwen models, and their cuts, in plain words."""
     try:
-        hosted = prices.nearest_hosted(result.model.name, result.model.parameters)
+        hosted = hosted_of(result)
     except ArmbenchError as error:
         return [f"hosted API price: {error.message}"]
     notes = [] if hosted.references else [f"hosted API price: none known: {hosted.reason}"]
@@ -223,14 +244,15 @@ def hosted_notes(result: Result) -> list[str]:
     return notes
 
 
-def _price_notes(result: Result) -> list[str]:
+def price_notes(result: Result) -> list[str]:
+    """What the instance costs, where, since when and who says so; or why there is no cost."""
     price = result.price
     if price is None:
         return [f"cost: {MISSING}, because {result.price_reason}"]
     where = f" in {price.region}" if price.region else ""
     text = (
-        f"price: {price.amount:g} {price.currency} per {price.unit.split('-')[-1]} for "
-        f"{price.sku}{where}, {price.as_of}, {price.source}"
+        f"price: {price.amount:g} {price.currency} per {price.unit.split('-')[-1]} ({price.term}) "
+        f"for {price.sku}{where}, {price.as_of}, {price.source}"
     )
     return [text, *prices.caveats(price)]
 
@@ -261,7 +283,7 @@ def notes(result: Result) -> list[str]:
     return [
         _INTERVAL_NOTE,
         *_agreement_notes(result),
-        *_price_notes(result),
+        *price_notes(result),
         *hosted_notes(result),
     ]
 

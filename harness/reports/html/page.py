@@ -40,6 +40,7 @@ from harness.reports.sheet import (
     run_sheet,
     with_interval,
 )
+from harness.reports.tune import tune_sheets
 
 MOST_BYTES = 5_000_000
 _DOWNLOAD_BYTES = 2_500_000  # of all results together, packed
@@ -231,7 +232,7 @@ def _latency_cards(result: Result) -> list[Card]:
 
 
 def _sheets(result: Result, money: Sheet | None) -> list[Sheet]:
-    sheets = []
+    sheets = tune_sheets(result)
     if any(case.load.serving is None for case in result.plan.cases):
         sheets.append(run_sheet(result))
     sheets += serving_sheets(result)

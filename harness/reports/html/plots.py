@@ -25,7 +25,7 @@ _METADATA = re.compile(r"<metadata>.*?</metadata>", re.DOTALL)
 _SIZE = re.compile(r'<svg ([^>]*?)\bheight="[^"]*"([^>]*?)\bwidth="[^"]*"', re.DOTALL)
 _MOST_POINTS = 400
 
-MARKERS = "os^Dv<>P"
+MARKERS = "os^Dv<>"  # not as many as colours: both come round, but not together
 
 
 class Line(Struct, kw_only=True):
@@ -38,6 +38,7 @@ class Line(Struct, kw_only=True):
     high: Sequence[float] | None = None
     style: str = "-"
     steps: bool = False
+    points: bool = True  # whether its points are marked; those of a bound were not measured
 
 
 class Mark(Struct, kw_only=True):
@@ -120,9 +121,20 @@ def _coloured(text: str, plot: Plot) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
+def _scale(axes: Axes, plot: Plot) -> None:
+    """Logarithmic axes with plain numbers; Matplotlib's own are mathematics, left unparsed."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if plot.log_x if name == "x" else plot.log_y:
+            axes.set(**{f"{name}scale": "log"})
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
 def _lines(axes: Axes, plot: Plot) -> None:
     for number, line in enumerate(plot.lines):
-        marker = "" if len(line.x) > 40 else MARKERS[number % len(MARKERS)]
+        marker = MARKERS[number % len(MARKERS)] if line.points and len(line.x) <= 40 else ""
         how = "steps-post" if line.steps else "default"
         (drawn,) = axes.plot(
             line.x, line.y, line.style, marker=marker, ms=4, label=line.label, drawstyle=how
@@ -143,11 +155,8 @@ def _lines(axes: Axes, plot: Plot) -> None:
             ha="right",
             va="top" if mark.vertical else "bottom",
         )
-    if plot.log_x:
-        axes.set_xscale("log")
-    if plot.log_y:
-        axes.set_yscale("log")
-    elif plot.lines:
+    _scale(axes, plot)
+    if plot.lines and not plot.log_y:
         axes.set_ylim(bottom=0)
     if plot.ticks is not None:
         axes.set_xticks(plot.ticks, [f"{tick:g}" for tick in plot.ticks])
@@ -160,15 +169,15 @@ def _lines(axes: Axes, plot: Plot) -> None:
 def _bars(axes: Axes, plot: Plot) -> None:
     names = [name for name, *_ in plot.bars]
     values = [value for _, value, *_ in plot.bars]
-    axes.barh(names, values, color=_SERIES[0], height=0.6)
+    axes.barh(range(len(names)), values, color=_SERIES[0], height=0.6)  # names may be the same
+    axes.set_yticks(range(len(names)), names)
     for row, (_, _value, low, high) in enumerate(plot.bars):
         if low is not None and high is not None:
             axes.hlines(row, low, high, color=_INK, lw=1.5)
     axes.invert_yaxis()
     for number, mark in enumerate(plot.marks):
         axes.axvline(mark.at, color=_SERIES[1 + number % 7], ls="--", lw=1.2, label=mark.label)
-    if plot.log_x:
-        axes.set_xscale("log")
+    _scale(axes, plot)
     axes.grid(visible=True, axis="x", alpha=0.15)
     if plot.marks:
         axes.legend(

@@ -13,7 +13,7 @@ from harness.records.run import Case, Estimate, Result
 from harness.reports import roofline
 from harness.reports.html.plots import Line, Mark, Plot, thinned
 from harness.reports.serving import bound_text
-from harness.reports.sheet import load_text, number
+from harness.reports.sheet import load_text, number, tokens_text
 
 _MS = 1e3
 _MARKED = (0.5, 0.9, 0.95, 0.99)
@@ -50,7 +50,7 @@ def _figure(result: Result, case: Case, name: str) -> Estimate | None:
 
 def short(case: Case) -> str:
     """The case as a legend names it."""
-    return f"{case.variant.label} {load_text(case)}"
+    return f"{case.variant.label} {load_text(case)} {tokens_text(case)}"
 
 
 def roofline_plot(result: Result) -> Plot | None:
@@ -66,7 +66,8 @@ def roofline_plot(result: Result) -> Plot | None:
     lines = []
     for roof in drawn.roofs:
         at = sorted([left, roof.ridge, right])
-        lines.append(Line(label=roof.label, x=at, y=[roof.at(x) / 1e9 for x in at]))
+        heights = [roof.at(x) / 1e9 for x in at]
+        lines.append(Line(label=roof.label, x=at, y=heights, points=False))
     lines += [
         Line(label=point.label, x=[point.intensity], y=[point.ops_per_s / 1e9], style="")
         for point in drawn.points
@@ -172,7 +173,8 @@ def threads_plot(result: Result) -> Plot | None:
         rate, v = _figure(result, case, "decode_tok_per_s"), case.variant
         if rate is None or v.threads is None:
             continue
-        name = f"{v.engine} {v.dtype} {load_text(case)}"
+        options = "".join(f" {key}={value}" for key, value in sorted(v.options.items()))
+        name = f"{v.engine} {v.dtype}{options} {load_text(case)} {tokens_text(case)}"
         groups.setdefault(name, []).append((v.threads * v.instances, rate))
     lines = []
     for name, points in groups.items():
@@ -220,7 +222,7 @@ def timeline_plot(result: Result, subjects: Subjects) -> Plot | None:
     if not lines or len(result.trials) < 3:
         return None
     bad = [t for t in result.trials if t.invalid or t.state == "failed"]
-    marks = [Mark(label="left out", at=float(t.order), vertical=True) for t in bad[:12]]
+    marks = [Mark(label="left out", at=float(t.order), vertical=True) for t in bad]
     return Plot(
         title="Timeline of the run",
         about="Output speed of each trial in the order in which the trials ran; those that are "
