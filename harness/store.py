@@ -57,9 +57,23 @@ def new_path(root: Path, machine: str, plan: str, now: datetime.datetime) -> Pat
 
 
 def write(body: bytes, path: Path) -> None:
-    """Replace `path` by `body`, on disk before it returns; the old file stays until then.
+    """Replace `path` by `body`, a result, as `replace` does.
 
     Raises ArmbenchError where it cannot be written (the old file is then as it was).
+    """
+    try:
+        replace(body, path)
+    except OSError as error:
+        raise ArmbenchError(
+            f"result {path} cannot be written: {error.strerror}",
+            hint="free disk space or give another folder with --results DIR, then --resume",
+        ) from error
+
+
+def replace(body: bytes, path: Path) -> None:
+    """Replace `path` by `body`, on disk before it returns; the old file stays until then.
+
+    Raises OSError where it cannot be written (the old file is then as it was).
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
@@ -68,13 +82,10 @@ def write(body: bytes, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             draft.unlink()
-        raise ArmbenchError(
-            f"result {path} cannot be written: {error.strerror}",
-            hint="free disk space or give another folder with --results DIR, then --resume",
-        ) from error
+        raise
 
 
 def save(result: Result, path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.output import add_verdict, print_json, results_folder, write_verdict
+from harness.cli.output import add_verdict, print_json, results_folder, write_output, write_verdict
 from harness.errors import ArmbenchError, Exit
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _compare(arguments: argparse.Namespace) -> Exit:
         metric(name)
     if arguments.markdown:
         text = gate_files.comparison_markdown(found, shown)
-        store.write(text.encode(), Path(arguments.markdown))
+        write_output(text, arguments.markdown)
     if arguments.json:
         sys.stdout.write(gate_files.as_json(found))
         return Exit.FINE

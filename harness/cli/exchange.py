@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.cli.output import print_json, results_folder
+from harness.cli.output import print_json, results_folder, target, write_output
 from harness.errors import ArmbenchError, Exit
 
 
@@ -90,12 +90,12 @@ def _export(arguments: argparse.Namespace) -> Exit:
     if arguments.format == "parquet":
         if not arguments.output:
             raise ArmbenchError("Parquet goes to a file", hint="give -o FILE.parquet")
-        rows = database.parquet([(path.name, result)], Path(arguments.output))
+        rows = database.parquet([(path.name, result)], target(arguments.output))
         print(f"{arguments.output}: {rows} rows", file=sys.stderr)
         return Exit.FINE
     made = interchange.write(result, arguments.format)
     if arguments.output:
-        store.write(made.text.encode(), Path(arguments.output))
+        write_output(made.text, arguments.output)
     else:
         sys.stdout.write(made.text)
     for text in made.left_out:
@@ -110,7 +110,8 @@ def _sql(arguments: argparse.Namespace) -> Exit:
     for text in answer.skipped:
         print(f"left out: {text}", file=sys.stderr)
     if arguments.json:
-        print_json([dict(zip(answer.columns, row, strict=True)) for row in answer.rows])
+        names = _told_apart(answer.columns)
+        print_json([dict(zip(names, row, strict=True)) for row in answer.rows])
         return Exit.FINE
     from harness.reports.sheet import MISSING, Column, Sheet
     from harness.reports.terminal import console, show_sheet
@@ -119,3 +120,15 @@ def _sql(arguments: argparse.Namespace) -> Exit:
     columns = [Column(label=name, right=False) for name in answer.columns]
     show_sheet(Sheet(title="", columns=columns, rows=rows), console())
     return Exit.FINE
+
+
+def _told_apart(columns: list[str]) -> list[str]:
+    """The names of `columns`, numbered where a query gives one twice: JSON has each only once."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column, 1
+        while name in names or (number > 1 and name in columns):
+            number += 1
+            name = f"{column}_{number}"
+        names.append(name)
+    return names

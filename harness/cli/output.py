@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import Exit
+from harness.errors import ArmbenchError, Exit
 
 if TYPE_CHECKING:
     from harness.records.comparison import GateOutcome
@@ -30,18 +30,49 @@ def add_verdict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
+def target(name: str) -> Path:
+    """The path that a user names to write to, with links followed.
+
+    A device or pipe stays as it is named, since /dev/stdout leads to what has no path.
+    """
+    path = Path(name)
+    return path if _is_special(path) else path.resolve()
+
+
+def write_output(text: str, name: str) -> None:
+    """Write to the path that a user names: a regular file is replaced whole, another is written to.
+
+    Raises ArmbenchError where it cannot be written.
+    """
+    from harness import store
+
+    try:
+        path = target(name)
+        if _is_special(path):
+            with path.open("wb") as file:
+                file.write(text.encode())
+        else:
+            store.replace(text.encode(), path)
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ArmbenchError(f"{name} cannot be written: {why}") from error
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
 def write_verdict(arguments: argparse.Namespace, outcome: GateOutcome, command: str) -> None:
     """The outcome into the files asked for, and as JSON or as its table."""
-    from harness import store
     from harness.reports import gate_files
     from harness.reports.comparison import gate_sheet
     from harness.reports.terminal import console, show_sheet
 
     if arguments.markdown:
         text = gate_files.gate_markdown(outcome, command)
-        store.write(text.encode(), Path(arguments.markdown))
+        write_output(text, arguments.markdown)
     if arguments.junit:
-        store.write(gate_files.junit(outcome, command).encode(), Path(arguments.junit))
+        write_output(gate_files.junit(outcome, command), arguments.junit)
     if arguments.json:
         sys.stdout.write(gate_files.as_json(outcome))
     elif not outcome.rows:

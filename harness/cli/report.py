@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.cost import add_price, chosen_price
-from harness.cli.output import results_folder
+from harness.cli.output import results_folder, write_output
 from harness.errors import ArmbenchError, Exit, NotComparable
 
 
@@ -44,7 +44,7 @@ def _report(arguments: argparse.Namespace) -> Exit:
         binding.derive(result)
         results.append((path, result))
     text = page.render(results, _compared([path for path, _ in results]))
-    store.write(text.encode(), output)
+    write_output(text, arguments.output)
     print(f"report: {output} ({len(text.encode()) / 1e6:.2f} MB)", file=sys.stderr)
     broken = any(validity.invalid_cases(result) for _, result in results)
     return Exit.INVALID if broken else Exit.FINE

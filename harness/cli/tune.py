@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.load_flags import flag, whole
-from harness.cli.output import add_output, detect_machine, print_json, results_folder
+from harness.cli.output import (
+    add_output,
+    detect_machine,
+    print_json,
+    results_folder,
+    write_output,
+)
 from harness.errors import ArmbenchError, Exit
 
 if TYPE_CHECKING:
@@ -212,13 +218,11 @@ def _exit(result: Result) -> Exit:
 
 def _write_plan(arguments: argparse.Namespace, result: Result, path: Path) -> Path | None:
     """The winner's plan: where it was asked for, else beside the result; None without a winner."""
-    from harness import store
-
     answer = result.tune.answer if result.tune else None
     if answer is None or answer.plan is None:
         return None
     target = Path(arguments.write_plan) if arguments.write_plan else path.with_suffix(".toml")
-    store.write(answer.plan.encode(), target)
+    write_output(answer.plan, str(target))
     return target
 
 

@@ -198,7 +198,7 @@ def _seconds(metrics: Fields, name: str) -> list[float]:
     values = value if isinstance(value, list) else [value]
     unit = _SECONDS.get(block.text("unit") or "")
     found = [number(v) for v in values]
-    if unit is None or any(v is None or not 0 <= v * unit <= 1e7 for v in found):
+    if unit is None or any(v is None or not 0 <= v * unit <= streams.LONGEST_S for v in found):
         raise ArmbenchError(f"{metrics.where} has a {name} that is no time")
     return [v * unit for v in found if v is not None]
 
@@ -260,6 +260,8 @@ def _answer(record: RequestRecord, fields: Fields) -> None:
         record.error, record.finish = str(message or "no output")[:300], "error"
         return
     gaps = _seconds(metrics, "inter_chunk_latency")
+    if sum(gaps) > streams.LONGEST_S:
+        raise ArmbenchError(f"{fields.where} took {sum(gaps):g} s between its chunks")
     last = record.sent_ns + round(latency[0] * 1e9)
     first = min(last, record.sent_ns + round(ttft[0] * 1e9)) if ttft else last
     assert record.http is not None

@@ -31,6 +31,8 @@ _NO_MACHINE = (
     "the file does not describe the machine, so one CPU is assumed: give `lscpu -J` or "
     "`armbench machine --json` of it beside the file"
 )
+# What no machine reaches, in any unit of a metric; squares and sums of what is within stay finite.
+_LEAST, _MOST = 1e-18, 1e18
 
 
 class Told(Struct, kw_only=True, frozen=True):
@@ -51,8 +53,10 @@ class Told(Struct, kw_only=True, frozen=True):
 class Row(Struct, kw_only=True):
     """One measurement: what was measured, under which load, and what came out.
 
-    `trial` is complete but for its case, repeat and order. Rows of one model become one result,
-    and rows that agree in model, variant and load become repeats.
+    `trial` is complete but for its case, repeat and order. `version` and `software` are of the
+    build that was measured and `extra` tells of its machine, where they need not be the same for
+    every row of a file. Rows that agree in these and the model become one result; those of them
+    that agree in variant and load become repeats.
     """
 
     model: ModelIdentity
@@ -60,6 +64,9 @@ class Row(Struct, kw_only=True):
     load: LoadPoint
     trial: Trial
     at: datetime.datetime | None = None  # when it was measured; UTC is assumed without a zone
+    version: str | None = None
+    software: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
 
 class Source(Struct, kw_only=True):
@@ -98,17 +105,15 @@ def blank_trial() -> Trial:
 def results(
     source: Source, files: Sequence[ForeignFile], machine: Machine | None, told: Told
 ) -> list[Result]:
-    """One result for each model of `source`, in the order of the file.
+    """One result for each model, build and machine of `source`, in the order of the file.
 
-    Raises ArmbenchError where there is no measurement, or a price or instance is unknown.
+    Raises ArmbenchError where there is no measurement or one that can't be, or a price or instance
+    is unknown.
     """
     if not source.rows:
         names = ", ".join(file.name for file in files)
         raise ArmbenchError(f"{names}: no measurement of {source.tool} in it")
     now = datetime.datetime.now(datetime.UTC)
-    machine = machine or nothing_known(source.extra.get("cpu_info"))
-    if told.instance:
-        machine = _sold_as(machine, told.instance)
     origin = Origin(
         tool=source.tool,
         format=source.format,
@@ -116,22 +121,42 @@ def results(
         imported_at=now.isoformat(timespec="seconds"),
         version=source.version,
         source=told.published,
-        files={file.name: file.sha256 for file in files},
+        files=_hashes(files),
     )
     groups: dict[bytes, list[Row]] = {}
     for row in source.rows:
-        groups.setdefault(msgspec.json.encode(row.model), []).append(row)
+        key = (row.model, row.version, row.software, row.extra)
+        groups.setdefault(msgspec.json.encode(key, order="deterministic"), []).append(row)
     return [_result(source, rows, origin, machine, told, now) for rows in groups.values()]
+
+
+def _hashes(files: Sequence[ForeignFile]) -> dict[str, str]:
+    """SHA-256 by name; of equal names, which lay in different folders, the later ones numbered."""
+    found: dict[str, str] = {}
+    for file in files:
+        name, number = file.name, 1
+        while name in found:
+            number += 1
+            name = f"{file.name} ({number})"
+        found[name] = file.sha256
+    return found
 
 
 def _result(
     source: Source,
     rows: list[Row],
     origin: Origin,
-    machine: Machine,
+    machine: Machine | None,
     told: Told,
     now: datetime.datetime,
 ) -> Result:
+    first, extra = rows[0], source.extra | rows[0].extra
+    for row in rows:
+        _check(row.trial, origin)
+    origin = msgspec.structs.replace(origin, version=first.version or origin.version)
+    machine = machine or nothing_known(extra.get("cpu_info"))
+    if told.instance:
+        machine = _sold_as(machine, told.instance)
     price, reason = choose_price(machine, told)
     dates = [_utc(row.at) for row in rows if row.at]
     cases, trials = _cases(rows, told, now)
@@ -144,8 +169,8 @@ def _result(
         armbench=harness.__version__,
         created=min(dates, default=now).isoformat(timespec="seconds"),
         plan=Plan(
-            name=f"{source.tool} {rows[0].model.name}",
-            model=rows[0].model.name,
+            name=f"{source.tool} {first.model.name}",
+            model=first.model.name,
             cases=cases,
             repeats=min(counts),
             seed=source.seed,
@@ -157,18 +182,28 @@ def _result(
             notes=notes,
             placement=f"as {source.tool} left it",
         ),
-        model=rows[0].model,
+        model=first.model,
         machine=machine,
-        software=dict(source.software),
+        software=source.software | first.software,
         finished=True,
         trials=trials,
         price=price,
         price_reason=reason,
         origin=origin,
-        extra=dict(source.extra),
+        extra=extra,
     )
     binding.derive(result)
     return result
+
+
+def _check(trial: Trial, origin: Origin) -> None:
+    """Raise ArmbenchError for a figure that no machine reaches."""
+    for name, values in [*((k, [v]) for k, v in trial.figures.items()), *trial.samples.items()]:
+        for value in values:
+            if value != 0 and not _LEAST <= abs(value) <= _MOST:
+                raise ArmbenchError(
+                    f"{', '.join(origin.files)}: {name} is {value:g}, which no machine reaches"
+                )
 
 
 def _cases(rows: list[Row], told: Told, now: datetime.datetime) -> tuple[list[Case], list[Trial]]:
@@ -207,7 +242,11 @@ def _origin_note(origin: Origin) -> str:
 
 
 def _utc(at: datetime.datetime) -> datetime.datetime:
-    return at.replace(tzinfo=at.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+    """`at` in UTC. Raises ArmbenchError where it is in no year that UTC has here."""
+    try:
+        return at.replace(tzinfo=at.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+    except OverflowError as error:
+        raise ArmbenchError(f"a measurement is dated {at.isoformat()}, which has no UTC") from error
 
 
 def choose_price(machine: Machine, told: Told) -> tuple[Price | None, str | None]:

@@ -99,6 +99,8 @@ def parquet(found: Iterable[tuple[str, Result]], path: Path) -> int:
     with library.connect(":memory:") as connection:
         index.create(connection)
         index.fill(connection, ((name, long_table.head(r)) for name, r in found), {})
+        for fault in index.faults(connection):
+            raise ArmbenchError(f"no table can be made of {fault}")
         return _written(library, connection, path)
 
 

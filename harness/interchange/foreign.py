@@ -31,6 +31,7 @@ _SECRET = re.compile(
     r"api.?key|authori[sz]ation|passw|secret|bearer|cookie|header|credential|private.?key|"
     r"(^|auth|access|hf|refresh|session|bearer)_?token$|command|^(base_?)?urls?$|^target$|host"
 )
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SENSITIVE = re.compile(r"(?i)bearer\s|\b(sk|hf|ghp|gho|nvapi|glpat)[-_][\w-]{8,}|^\w+://")
 
 
@@ -76,8 +77,23 @@ def read(path: Path) -> ForeignFile:
 def documents(file: ForeignFile) -> list[Any]:
     """The JSON values of a file: one, one a line, or several one after another.
 
-    Raises ArmbenchError where it is cut off, not JSON, nested too deeply or has too many values.
+    Raises ArmbenchError where it has none, is cut off, not JSON, nested too deeply, has too many
+    values, or a text that no file can hold.
     """
+    found = _decoded(file)
+    if not found:
+        raise ArmbenchError(f"{file.name} has nothing in it")
+    if _SURROGATE.search(file.data):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ArmbenchError(f"{file.name} has a text with half a character: {error}") from error
+        except RecursionError as error:
+            raise ArmbenchError(f"{file.name} is nested too deeply") from error
+    return found
+
+
+def _decoded(file: ForeignFile) -> list[Any]:
     try:
         return [msgspec.json.decode(file.data)]
     except (msgspec.DecodeError, UnicodeDecodeError):

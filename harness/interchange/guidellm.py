@@ -28,7 +28,6 @@ from harness.records.run import LoadPoint, RequestRecord, Trial, Variant
 TOOL = "guidellm"
 UNFINISHED = "not ended when the load stopped"
 _STATES = ("successful", "errored", "incomplete")
-_LONGEST_S = 1e7
 
 
 def is_report(value: Any) -> bool:
@@ -83,6 +82,9 @@ def _row(fields: Fields, told: Told, budget: Budget) -> Row:
     if len(requests) == _made(fields, len(requests)):
         load = _load(config, fields, requests)
         budget.take(sum(r.output_tokens for r in requests), fields.where)
+        if load.kind == "closed" and _strategy(config) == "throughput":
+            # It aims every request at the benchmark's start; they were due as slots became free.
+            requests = [r._replace(due=None) for r in requests]
         base = min((r.sent for r in requests), default=0.0)
         _fill(trial, load, requests, _Window.of(fields), base)
     else:
@@ -153,11 +155,15 @@ def _request(fields: Fields, state: str) -> _Request:
         sent = times.number("resolve_start") or due or 0.0
     tokens = fields.count("output_tokens", streams.MAX_TOKENS)
     given = [t for t in (sent, first, last) if t is not None]
-    if max(given) - min(given) > _LONGEST_S or (first or sent) < sent or (last or sent) < sent:
+    if (
+        max(given) - min(given) > streams.LONGEST_S
+        or (first or sent) < sent
+        or (last or sent) < sent
+    ):
         raise ArmbenchError(f"{fields.where} has instants that can't be: {given}")
     return _Request(
         state=state,
-        due=due if due and 0 <= sent - due <= _LONGEST_S else None,
+        due=due if due and 0 <= sent - due <= streams.LONGEST_S else None,
         sent=sent,
         first=first,
         last=last if first is not None else None,
@@ -175,9 +181,12 @@ def _error(fields: Fields, info: Fields, state: str) -> str | None:
     return (told or (UNFINISHED if state == "incomplete" else "failed"))[:300]
 
 
+def _strategy(config: Fields) -> str:
+    return config.inner("strategy").text("type_") or ""
+
+
 def _load(config: Fields, fields: Fields, requests: list[_Request]) -> LoadPoint:
-    strategy = config.inner("strategy")
-    kind = strategy.text("type_") or ""
+    strategy, kind = config.inner("strategy"), _strategy(config)
     rate = strategy.number("rate")
     concurrency = strategy.count("streams", 1 << 31) or strategy.count("max_concurrency", 1 << 31)
     arrivals = None
@@ -221,7 +230,7 @@ class _Window(NamedTuple):
     @classmethod
     def of(cls, fields: Fields) -> _Window | None:
         start, end = fields.number("start_time"), fields.number("end_time")
-        known = start is not None and end is not None and 0 < end - start < _LONGEST_S
+        known = start is not None and end is not None and 0 < end - start < streams.LONGEST_S
         return cls(start or 0.0, end or 0.0) if known else None
 
 

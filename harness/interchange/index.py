@@ -30,7 +30,7 @@ _FILES = {"key": "INTEGER", "file": "VARCHAR", "changed": "BIGINT", "size": "BIG
     "fault": "VARCHAR"
 }
 _CASES = {"key": "INTEGER", **{column.name: column.type for column in COLUMNS}}
-_FIGURES = {"key": "INTEGER", "case_id": "INTEGER", **METRIC_COLUMNS}
+_FIGURES = {"key": "INTEGER", "case_id": "BIGINT", **METRIC_COLUMNS}
 _TABLES = {"files": _FILES, "cases": _CASES, "figures": _FIGURES}
 _VIEW = """
 CREATE VIEW results AS
@@ -85,7 +85,7 @@ def refresh(root: Path) -> Path:
             draft = Path(folder) / path.name
             if known is not None:
                 shutil.copyfile(path, draft)
-            _update(draft, root, known or {}, present)
+            _update(draft, root, known, present)
             draft.replace(path)
     except OSError as error:
         raise ArmbenchError(
@@ -142,11 +142,14 @@ def _known(path: Path) -> dict[str, State] | None:
     return {file: State(changed, size) for file, changed, size in rows}
 
 
-def _update(path: Path, root: Path, known: dict[str, State], present: dict[str, State]) -> None:
-    stale = [name for name, state in known.items() if present.get(name) != state]
-    fresh = [name for name, state in present.items() if known.get(name) != state]
+def _update(
+    path: Path, root: Path, known: dict[str, State] | None, present: dict[str, State]
+) -> None:
+    held = known or {}
+    stale = [name for name, state in held.items() if present.get(name) != state]
+    fresh = [name for name, state in present.items() if held.get(name) != state]
     with duckdb().connect(str(path)) as connection:
-        if not known:
+        if known is None:
             create(connection)
         if stale:
             connection.execute("CREATE TEMP TABLE stale AS SELECT unnest(?) AS file", [stale])
@@ -175,8 +178,16 @@ def read(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Head | str]]:
             yield name, one if one.schema == SCHEMA else long_table.head(store.load(path))
         except ArmbenchError as error:
             yield name, error.message
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             yield name, str(error)
+
+
+class _Rows(NamedTuple):
+    """What one file adds to each table."""
+
+    files: list[tuple[Any, ...]]
+    cases: list[tuple[Any, ...]]
+    figures: list[tuple[Any, ...]]
 
 
 def fill(
@@ -186,36 +197,56 @@ def fill(
     first: int = 0,
 ) -> None:
     """Add files with their heads, or the reasons why they have none."""
-    waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _TABLES}
+    waiting: list[_Rows] = []
+    held = 0
     for key, (name, of) in enumerate(found, first):
-        state = present.get(name, State(0, 0))
-        fault = of if isinstance(of, str) else None
-        waiting["files"].append((key, name, state.changed, state.size, fault))
-        if isinstance(of, Head):
-            for case in of.plan.cases:
-                told = [column.value(of, case) for column in COLUMNS]
-                waiting["cases"].append((key, *told))
-                waiting["figures"] += (
-                    (key, case.id, *row) for row in long_table.metric_rows(of, case)
-                )
-        if len(waiting["figures"]) >= _BATCH:
+        rows = _rows(key, name, present.get(name, State(0, 0)), of)
+        waiting.append(rows)
+        held += len(rows.figures)
+        if held >= _BATCH:
             _append(connection, waiting)
+            waiting, held = [], 0
     _append(connection, waiting)
 
 
-def _append(connection: Any, waiting: dict[str, list[tuple[Any, ...]]]) -> None:
-    """Insert what waits, by column, which DuckDB takes from NumPy many times as fast as by row."""
+def _rows(key: int, name: str, state: State, of: Head | str) -> _Rows:
+    if isinstance(of, str):
+        return _Rows([(key, name, state.changed, state.size, of)], [], [])
+    cases, figures = [], []
+    for case in of.plan.cases:
+        cases.append((key, *(column.value(of, case) for column in COLUMNS)))
+        figures += [(key, case.id, *row) for row in long_table.metric_rows(of, case)]
+    return _Rows([(key, name, state.changed, state.size, None)], cases, figures)
+
+
+def _append(connection: Any, waiting: list[_Rows]) -> None:
+    """Insert the rows of several files; where that fails, it is the fault of one of them."""
+    connection.begin()
+    try:
+        _insert(connection, waiting)
+        connection.commit()
+    except (duckdb().Error, UnicodeEncodeError) as error:
+        connection.rollback()
+        if len(waiting) > 1:
+            for one in waiting:
+                _append(connection, [one])
+            return
+        ((*told, _),) = waiting[0].files
+        _insert(connection, [_Rows([(*told, str(error))], [], [])])
+
+
+def _insert(connection: Any, waiting: list[_Rows]) -> None:
+    """Insert by column, which DuckDB takes from NumPy many times as fast as by row."""
     import numpy as np
 
-    for table, rows in waiting.items():
+    for table, columns in _TABLES.items():
+        rows = [row for one in waiting for row in getattr(one, table)]
         if not rows:
             continue
-        columns = zip(_TABLES[table].items(), zip(*rows, strict=True), strict=True)
         arrays = {
             name: np.array(values, dtype=_NUMBERS.get(kind, object))
-            for (name, kind), values in columns
+            for (name, kind), values in zip(columns.items(), zip(*rows, strict=True), strict=True)
         }
         connection.register("incoming", arrays)
         connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608
         connection.unregister("incoming")
-        rows.clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.errors import ArmbenchError
@@ -27,7 +27,9 @@ NOTE = (
     "has no interval; its tg is timed without a prefill"
 )
 _INSERT = re.compile(r"INSERT INTO (\w+) \(([^()]*)\) VALUES \('(.*)'\);", re.DOTALL)
-_SQL_START = re.compile(rb"\s*(--[^\n]*\s*)*(CREATE TABLE|INSERT INTO)\b[^;]*\bllama_bench\b", re.I)
+_SQL_START = re.compile(
+    rb"\s*(?:--[^\n]*\n\s*)*(CREATE TABLE|INSERT INTO)\b[^;]*\bllama_bench\b", re.I
+)
 
 
 def is_sql(data: bytes) -> bool:
@@ -53,25 +55,12 @@ def read(files: Sequence[ForeignFile], form: str, told: Told) -> Source:
 
     Raises ArmbenchError, with file and row, where one is not as llama-bench writes it.
     """
-    rows: list[Row] = []
-    versions: dict[str, None] = {}
-    extra: dict[str, object] = {}
-    for file in files:
-        for index, raw in enumerate(_raw(file, form)):
-            fields = Fields(raw, f"{file.name} row {index + 1}")
-            versions.setdefault(_version(fields))
-            extra |= _beside(fields)
-            rows.append(_row(fields, told))
-    version = ", ".join(filter(None, versions)) or None
-    return Source(
-        tool=TOOL,
-        format=form,
-        rows=rows,
-        version=version,
-        software={ENGINE: version} if version else {},
-        notes=[NOTE],
-        extra=extra,
-    )
+    rows = [
+        _row(Fields(raw, f"{file.name} row {index + 1}"), told)
+        for file in files
+        for index, raw in enumerate(_raw(file, form))
+    ]
+    return Source(tool=TOOL, format=form, rows=rows, notes=[NOTE])
 
 
 def _raw(file: ForeignFile, form: str) -> Iterator[Any]:
@@ -91,7 +80,7 @@ def _inserted(file: ForeignFile) -> Iterator[dict[str, str]]:
         if not statement.startswith("INSERT"):
             continue
         match = _INSERT.fullmatch(statement)
-        names = [n.strip() for n in match[2].split(",")] if match else []
+        names = [n.strip(' \t\r\n"') for n in match[2].split(",")] if match else []
         values = match[3].split("', '") if match else []
         if match is None or match[1] != "llama_bench" or len(names) != len(values):
             raise ArmbenchError(
@@ -100,16 +89,16 @@ def _inserted(file: ForeignFile) -> Iterator[dict[str, str]]:
         yield {n: v.replace("''", "'") for n, v in zip(names, values, strict=True)}
 
 
-def _version(fields: Fields) -> str:
-    """`4753 (51f311e0)`; empty where neither is told."""
+def _version(fields: Fields) -> str | None:
+    """`4753 (51f311e0)`; None where neither is told."""
     build, commit = fields.count("build_number"), fields.text("build_commit")
     if build is None:
-        return commit or ""
+        return commit
     return f"{build} ({commit})" if commit else str(build)
 
 
 def _beside(fields: Fields) -> dict[str, object]:
-    """What every row repeats of the machine and the model file."""
+    """What a row tells of the machine."""
     told = {k: fields.text(k) for k in ("cpu_info", "gpu_info")}
     return {k: v for k, v in told.items() if v and v != "CPU"}
 
@@ -119,15 +108,18 @@ def _row(fields: Fields, told: Told) -> Row:
     if prompt + output == 0:
         raise ArmbenchError(f"{fields.where} measured no token")
     model_type = fields.text("model_type") or ""
+    settings = _settings(fields.raw)
     options = {
         name: llama_rows.typed(name, value)
-        for name, value in kept(fields.raw).items()
-        if name not in llama_rows.TAKEN and not isinstance(value, list | dict)
+        for name, value in settings.items()
+        if llama_rows.NAME.fullmatch(name) and not isinstance(value, list | dict)
     }
     depth = fields.count("n_depth", 1 << 31) or 0
+    trial = _trial(fields, prompt, output, depth)
+    trial.extra |= {name: value for name, value in settings.items() if name not in options}
     if not depth:
         options.pop("n_depth", None)
-    trial = _trial(fields, prompt, output, depth)
+    version = _version(fields)
     return Row(
         model=_model(fields, model_type, told),
         variant=Variant(
@@ -145,7 +137,16 @@ def _row(fields: Fields, told: Told) -> Row:
         ),
         trial=trial,
         at=_time(fields),
+        version=version,
+        software={ENGINE: version} if version else {},
+        extra=_beside(fields),
     )
+
+
+def _settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row has beside `TAKEN`, fit to be stored; no column of llama-bench is a secret."""
+    own = {name: kept(raw[name]) for name in llama_rows.COLUMNS if name in raw}
+    return {k: v for k, v in (kept(raw) | own).items() if k not in llama_rows.TAKEN}
 
 
 def _model(fields: Fields, model_type: str, told: Told) -> ModelIdentity:

@@ -44,6 +44,8 @@ TAKEN = frozenset(
         *("stddev_ns", "avg_ts", "stddev_ts", "samples_ns", "samples_ts"),
     )
 )
+# What can be a setting's name; a file may hold any text there, and SQL has names unquoted.
+NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _QUANT = re.compile(r"\b((?:I?Q|TQ)\d\w*|B?F16|F32|MXFP4\w*)(?: - (Small|Medium|Large))?", re.I)
 _PLAIN = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 

@@ -8,6 +8,7 @@ is written as it was read.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from harness.records.run import Case, Result, Trial
 
 TABLE = "llama_bench"
 _OF_MODEL = ("model_type", "model_size")
+_VERSION = re.compile(r"(\d{1,18})(?: \(([^()]+)\))?")
 _PREFILL, _DECODE = "prefill_tok_per_s", "decode_tok_per_s"
 
 
@@ -80,13 +82,12 @@ def _row(
     result: Result, case: Case, prompt: int, output: int, options: dict[str, Any], ns: list[int]
 ) -> dict[str, Any]:
     """Every column that is known, in llama-bench's order, then those it no longer has."""
-    cpu, build, commit = result.machine.cpu, None, None
-    if result.origin is not None and result.origin.version:
-        build, _, rest = result.origin.version.partition(" ")
-        commit = rest.strip("()") or None
+    cpu = result.machine.cpu
+    version = result.origin.version if result.origin else None
+    build = _VERSION.fullmatch(version or "")
     known: dict[str, Any] = {
-        "build_commit": commit or build or f"armbench {result.armbench}",
-        "build_number": int(build) if build and build.isdecimal() else None,
+        "build_commit": (build and build[2]) or version or f"armbench {result.armbench}",
+        "build_number": int(build[1]) if build else None,
         "cpu_info": result.extra.get("cpu_info") or cpu.model_name or cpu.product or "CPU",
         "gpu_info": result.extra.get("gpu_info", ""),
         "backends": case.variant.engine,
@@ -98,7 +99,7 @@ def _row(
         "n_gen": output,
         "n_depth": 0,
         "test_time": result.created.replace("+00:00", "Z"),
-        **{k: v for k, v in options.items() if v is not None},
+        **{k: v for k, v in options.items() if v is not None and llama_rows.NAME.fullmatch(k)},
         **_statistics(prompt + output, ns),
     }
     ordered = {c: known[c] for c in llama_rows.COLUMNS if known.get(c) is not None}
@@ -129,14 +130,18 @@ def _jsonl(rows: list[dict[str, Any]]) -> str:
 
 
 def _sql(rows: list[dict[str, Any]]) -> str:
-    """CREATE TABLE and one INSERT a row; SQLite and DuckDB read it."""
+    """CREATE TABLE and one INSERT a row; SQLite and DuckDB read it.
+
+    Names that are not llama-bench's own may be words of SQL, so they are quoted.
+    """
     names = [n for n in llama_rows.COLUMNS if any(n in row for row in rows)]
     names += sorted({n for row in rows for n in row} - {*names, "samples_ns", "samples_ts"})
-    kinds = [f"  {name} {_sql_type(name)}" for name in names]
+    called = [name if name in llama_rows.COLUMNS else f'"{name}"' for name in names]
+    kinds = [f"  {call} {_sql_type(name)}" for call, name in zip(called, names, strict=True)]
     lines = [f"CREATE TABLE IF NOT EXISTS {TABLE} (\n" + ",\n".join(kinds) + "\n);\n\n"]
     for row in rows:
         values = ", ".join(f"'{_sql_text(row.get(name, ''))}'" for name in names)
-        into = f"INSERT INTO {TABLE} ({', '.join(names)})"
+        into = f"INSERT INTO {TABLE} ({', '.join(called)})"
         lines.append(f"{into} VALUES ({values});\n")
     return "".join(lines)
 

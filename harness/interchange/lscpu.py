@@ -44,7 +44,9 @@ _CACHES = {
     "L2": (2, "Unified"),
     "L3": (3, "Unified"),
 }
-_CACHE = re.compile(r"([\d.]+)\s*(?:([KMG])(?:i?B)?)?\s*(?:\((\d+) instances?\))?")
+_CACHE = re.compile(
+    r"(\d{1,15}(?:\.\d{1,6})?)\s*(?:([KMG])(?:i?B)?)?\s*(?:\((\d{1,6}) instances?\))?"
+)
 _UNITS = {None: 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _STEPPING = re.compile(r"r(\d+)p(\d+)")
 _SIGNATURE = re.compile(r"Implementor (0x[0-9a-fA-F]+), .*?Part (0x[0-9a-fA-F]+)")
@@ -213,7 +215,7 @@ def _caches(told: dict[str, str], shape: _Shape, base: str) -> Iterator[tuple[st
     """Each level as its instances share it: neighbouring cores, as many for each instance."""
     for index, (name, (level, kind)) in enumerate(_CACHES.items()):
         match = _CACHE.fullmatch((told.get(f"{name} cache") or told.get(name) or "").strip())
-        if match is None or len(match[1]) > 15 or match[1].count(".") > 1:
+        if match is None:
             continue
         total, count = float(match[1]) * _UNITS[match[2]], int(match[3] or 0)
         each = -(-len(shape.cores) // count) if count else 1

@@ -146,15 +146,15 @@ def _unknown(file: ForeignFile) -> ArmbenchError:
 def save(found: Sequence[Result], root: Path) -> list[Path]:
     """Write results below `root` as runs are; the same files imported again replace their result.
 
-    Raises ArmbenchError where a file can't be written.
+    Each of `found` has a file of its own. Raises ArmbenchError where one can't be written.
     """
-    paths = []
+    paths: list[Path] = []
     for result in found:
         when = datetime.datetime.fromisoformat(result.created)
         path = store.new_path(root, machine_slug(result.machine), result.plan.name, when)
         stem = when.strftime("%Y%m%dT%H%M%SZ")
         for other in sorted(path.parent.glob(f"{stem}*.json")):
-            if _same_origin(other, result):
+            if other not in paths and _same_origin(other, result):
                 path = other
                 break
         store.save(result, path)
@@ -164,7 +164,14 @@ def save(found: Sequence[Result], root: Path) -> list[Path]:
 
 def _same_origin(path: Path, result: Result) -> bool:
     try:
-        known = store.load(path).origin
+        known = store.load(path)
     except ArmbenchError:
         return False
-    return known is not None and result.origin is not None and known.files == result.origin.files
+    return known.origin is not None and _identity(known) == _identity(result)
+
+
+def _identity(result: Result) -> tuple[object, ...]:
+    """What tells a result apart from the others of an import, and from other imports."""
+    origin, beside = result.origin, result.extra
+    files, version = (origin.files, origin.version) if origin else (None, None)
+    return files, version, result.model, beside.get("cpu_info"), beside.get("gpu_info")

@@ -13,6 +13,7 @@ ENDPOINT = "openai"  # the engine of a case that is somebody else's server, as i
 # An instant of 0 means "never sent" here, so a load begins one second after it.
 ZERO_NS = 1_000_000_000
 MAX_TOKENS = 1_000_000  # of one request
+LONGEST_S = 1e7  # of a run or a request: 100 days, far from where nanoseconds overflow
 _MAX_ALL_TOKENS = 30_000_000
 SENT_ONLY = "the file tells when a request was sent, not when it was due"
 SPREAD = "the file has the instants of chunks, not of tokens"

@@ -22,6 +22,15 @@ from harness.records.load import Arrivals, HttpSeen
 from harness.records.run import LoadPoint, RequestRecord, Trial, Variant
 
 TOOL = "vllm bench serve"
+# What a run has of each request.
+LISTS = (
+    *("input_lens", "output_lens", "ttfts", "itls", "start_times", "queue_times", "latencies"),
+    *("generated_texts", "errors"),
+)
+_SUMMARIES_ONLY = (
+    "a run has lists of requests without the time each was sent: its summaries are taken instead"
+)
+_AT_ONCE = 0.1  # of a run: what a client needs at most to send all that is due at its start
 # vLLM's summaries by our family of metrics; E2EL counts from the send, see `_figures`.
 FAMILIES = {"ttft_from_send": "ttft", "tpot": "tpot", "icl": "itl"}
 _MARKS = {"p50": ("median_{}_ms", "p50_{}_ms"), "p90": ("p90_{}_ms",), "p95": ("p95_{}_ms",)} | {
@@ -45,12 +54,14 @@ def read(files: Sequence[ForeignFile], form: str, told: Told) -> Source:
     Raises ArmbenchError, with file and run, where one is not as vLLM writes it.
     """
     rows = []
+    notes = ["the client was vLLM's: nothing is known of how busy it was"]
     budget = Budget()
     for file in files:
         for index, value in enumerate(file.documents):
             fields = Fields(value, f"{file.name} run {index + 1}")
             rows.append(_row(fields, told, budget))
-    notes = ["the client was vLLM's: nothing is known of how busy it was"]
+            if fields.raw.get("ttfts") and not _detailed(fields) and len(notes) == 1:
+                notes.append(_SUMMARIES_ONLY)
     return Source(tool=TOOL, format=form, rows=rows, notes=notes)
 
 
@@ -70,7 +81,8 @@ def _row(fields: Fields, told: Told, budget: Budget) -> Row:
         trial.state, trial.reason = "failed", "no request succeeded"
     at = _time(fields)
     options = {"client": fields.text("backend") or fields.text("endpoint_type")}
-    fields.get("endpoint_type"), fields.get("generated_texts")  # the same again; what was said
+    for key in ("endpoint_type", *LISTS):  # the client again; what is in records, or in no record
+        fields.get(key)
     trial.extra = fields.rest()
     return Row(
         model=model_named(name, told),
@@ -98,9 +110,11 @@ def _time(fields: Fields) -> datetime.datetime | None:
 
 
 def _load(fields: Fields, completed: int) -> LoadPoint:
-    """Open at a rate, closed at a concurrency without one, else everything at once."""
+    """Open at a rate or as a trace, closed at a concurrency without one, else all at once."""
     arrivals = _arrivals(fields)
     concurrency = fields.count("max_concurrency", 1 << 31) or None
+    if arrivals is None and concurrency is None and _arrived_over_time(fields):
+        arrivals = Arrivals(process="trace")
     into = _numbers(fields, "input_lens") or _each(fields.need("total_input_tokens"), completed)
     out = _numbers(fields, "output_lens") or _each(fields.need("total_output_tokens"), completed)
     return streams.load_point(
@@ -111,6 +125,16 @@ def _load(fields: Fields, completed: int) -> LoadPoint:
         output_tokens=[n for n in out if n] or out,
         everything_at_once=concurrency is None,
     )
+
+
+def _arrived_over_time(fields: Fields) -> bool:
+    """Whether requests came one after another though no rate is told: --self-timed, a trace."""
+    if not _detailed(fields):
+        return False
+    came, queues = _numbers(fields, "start_times"), _numbers(fields, "queue_times")
+    if len(queues) == len(came):
+        came = [start - queued for start, queued in zip(came, queues, strict=True)]
+    return max(came) - min(came) > _AT_ONCE * fields.need("duration")
 
 
 def _arrivals(fields: Fields) -> Arrivals | None:
@@ -151,14 +175,13 @@ def _detailed(fields: Fields) -> bool:
 
 def _records(fields: Fields, load: LoadPoint, trial: Trial, budget: Budget) -> None:
     """Every request as a record, and the window they were sent in."""
-    starts, ttfts = _numbers(fields, "start_times"), _numbers(fields, "ttfts", 1e7)
+    starts, ttfts = _numbers(fields, "start_times"), _numbers(fields, "ttfts", streams.LONGEST_S)
     into, out = _numbers(fields, "input_lens"), _numbers(fields, "output_lens")
     queues, gaps, errors = (
-        _numbers(fields, "queue_times", 1e7),
+        _numbers(fields, "queue_times", streams.LONGEST_S),
         fields.items("itls"),
         fields.items("errors"),
     )
-    fields.get("latencies")  # the time of the last chunk, which the gaps give as well
     count = len(starts)
     if {len(ttfts), len(into), len(out), len(gaps)} != {count}:
         raise ArmbenchError(f"{fields.where} has lists of unequal lengths")
@@ -166,7 +189,7 @@ def _records(fields: Fields, load: LoadPoint, trial: Trial, budget: Budget) -> N
         raise fields.fault("output_lens", max(out), f"up to {streams.MAX_TOKENS} tokens a request")
     budget.take(sum(out), fields.where)
     first = min(starts)
-    if max(starts) - first > 1e7:
+    if max(starts) - first > streams.LONGEST_S:
         raise ArmbenchError(f"{fields.where} has start_times more than 100 days apart")
     for i in range(count):
         sent = ZERO_NS + round((starts[i] - first) * 1e9)
@@ -185,6 +208,8 @@ def _records(fields: Fields, load: LoadPoint, trial: Trial, budget: Budget) -> N
             _answer(record, ttfts[i], gaps[i], int(out[i]), fields)
         trial.records.append(record)
     seconds = fields.need("duration")
+    if seconds > streams.LONGEST_S:
+        raise fields.fault("duration", seconds, f"up to {streams.LONGEST_S:g} s")
     last = max((r.token_ns[-1] for r in trial.records if r.token_ns), default=ZERO_NS)
     trial.window_ns = (ZERO_NS, max(ZERO_NS + round(seconds * 1e9), last + 1))
     streams.mark_spread(trial, trial.records)
@@ -209,9 +234,11 @@ def _answer(record: RequestRecord, ttft: float, gaps: Any, tokens: int, fields: 
     chunks, total = [at], 0.0
     for gap in gaps:
         seconds = number(gap)
-        if seconds is None or not 0 <= seconds <= 1e7:
+        if seconds is None or seconds < 0:
             raise fields.fault("itls", gap, "gaps in seconds")
         total += seconds
+        if total > streams.LONGEST_S:
+            raise fields.fault("itls", gap, f"gaps of {streams.LONGEST_S:g} s together at most")
         chunks.append(at + round(total * 1e9))
     record.token_ns = streams.token_instants(chunks, tokens)
     even = len(chunks) == tokens

@@ -2,7 +2,9 @@
 
 Several documents one after another are what --append-result writes. See `vllm` for what its fields
 mean: TTFT and latency count from the send here, and our gaps between chunks (between tokens where
-there are no chunks) are its ITL. A percentile that too few requests can tell is left out.
+there are no chunks) are its ITL. A run lasts from its first request to its last token, so that
+totals, rates and lists fit: tokens after our window, which the load drained, count here. A
+percentile that too few requests can tell is left out.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from typing import Any
 
 from harness import stats
 from harness.interchange.export import Export
-from harness.interchange.vllm import FAMILIES, TOOL
+from harness.interchange.vllm import FAMILIES, LISTS, TOOL
+from harness.load.slo import succeeded
 from harness.metrics import Subject, served, valid_trials
+from harness.records.load import Arrivals
 from harness.records.run import Case, RequestRecord, Result, Trial
+from harness.units import NS_PER_S
 
 _MARKS = {"p50": "median", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9"}
-_DETAILS = ("input_lens", "output_lens", "ttfts", "itls", "start_times", "queue_times", "errors")
 
 
 def write(result: Result) -> Export:
@@ -30,6 +34,7 @@ def write(result: Result) -> Export:
     for case in result.plan.cases:
         for trial in valid_trials(result.trials, case):
             body = document(result, case, trial)
+            left_out += _lacking(case, trial)
             if "duration" in body or "median_ttft_ms" in body:
                 lines.append(json.dumps(body, ensure_ascii=False))
             else:
@@ -41,20 +46,56 @@ def write(result: Result) -> Export:
     )
 
 
+def _lacking(case: Case, trial: Trial) -> list[str]:
+    """What the document of a trial has not, though vLLM's may."""
+    arrivals = _arrivals(case)
+    found = []
+    if arrivals is not None and arrivals.process == "trace":
+        found.append(f"case {case.id}: its trace; when requests came is in start_times only")
+    if not trial.records:
+        found.append(f"case {case.id}: lists of requests, of which only summaries are known")
+    return found
+
+
 def document(result: Result, case: Case, trial: Trial) -> dict[str, Any]:
     """One run."""
-    known = dict(trial.extra) if result.origin and result.origin.tool == TOOL else {}
-    body = _measured(case, trial) if trial.records else _told(trial)
-    detailed = {k: v for k, v in body.items() if k not in known or k in _DETAILS}
-    return {**_head(result, case, trial), **known, **detailed}
+    own = result.origin is not None and result.origin.tool == TOOL
+    known = {k: v for k, v in trial.extra.items() if k not in LISTS} if own else {}
+    body = _measured(case, trial, own) if trial.records else _told(trial)
+    return {**_head(result, case, trial), **body, **known}
+
+
+def _arrivals(case: Case) -> Arrivals | None:
+    return case.load.serving.arrivals if case.load.serving else None
+
+
+def _traffic(case: Case) -> dict[str, Any]:
+    """When vLLM would send: its `inf` is everything at once, or gaps that are all the same."""
+    arrivals = _arrivals(case)
+    if arrivals is None or arrivals.process == "trace":
+        return {"request_rate": "inf", "burstiness": 1.0}
+    if arrivals.process == "ramp":
+        return {
+            "request_rate": "inf",
+            "burstiness": arrivals.burstiness,
+            "ramp_up_strategy": "linear",
+            "ramp_up_start_rps": arrivals.rate,
+            "ramp_up_end_rps": arrivals.rate_end,
+        }
+    even = arrivals.process == "constant"
+    return {"request_rate": arrivals.rate, "burstiness": "inf" if even else arrivals.burstiness}
+
+
+def _concurrency(case: Case, trial: Trial) -> int | None:
+    """The most requests at once; None where all were sent when they were due."""
+    if case.load.serving is not None:
+        return case.load.serving.concurrency
+    at_once = case.load.batch * case.variant.instances
+    one_batch = case.load.kind == "offline" and len(trial.records) <= at_once
+    return None if one_batch else at_once
 
 
 def _head(result: Result, case: Case, trial: Trial) -> dict[str, Any]:
-    serving = case.load.serving
-    arrivals = serving.arrivals if serving else None
-    concurrency = serving.concurrency if serving else None
-    if case.load.kind == "single_stream":
-        concurrency = 1
     at = datetime.datetime.fromisoformat(trial.started_at)
     backend = case.variant.options.get("client", case.variant.engine)
     return {
@@ -64,20 +105,19 @@ def _head(result: Result, case: Case, trial: Trial) -> dict[str, Any]:
         "label": case.variant.label,
         "model_id": result.model.name,
         "tokenizer_id": result.model.name,
-        "num_prompts": case.load.requests or len(trial.records),
-        "request_rate": arrivals.rate if arrivals and arrivals.rate else "inf",
-        "burstiness": arrivals.burstiness if arrivals else 1.0,
-        "max_concurrency": concurrency,
+        "num_prompts": len(trial.records) or case.load.requests,
+        **_traffic(case),
+        "max_concurrency": _concurrency(case, trial),
     }
 
 
-def _measured(case: Case, trial: Trial) -> dict[str, Any]:
-    """Lists and summaries from records."""
+def _measured(case: Case, trial: Trial, own: bool) -> dict[str, Any]:
+    """Lists and summaries from records; the window of a trial of vLLM's `own` is its duration."""
     subject = Subject(trial=trial, case=case)
-    done = subject.good.records
-    records = sorted(trial.records, key=lambda r: r.sent_ns)
+    records = sorted(trial.records, key=_start_ns)
+    done = [r for r in records if succeeded(r)]
     into, out = sum(r.input_tokens for r in done), sum(len(r.token_ns) for r in done)
-    seconds = served.window_s(subject) or 0.0
+    seconds = served.window_s(subject) if own else _lasted_s(records)
     ttfts = [(r.token_ns[0] - r.sent_ns) / 1e9 for r in done]
     latencies = [(r.token_ns[-1] - r.sent_ns) / 1e9 for r in done]
     tpots = [
@@ -86,14 +126,14 @@ def _measured(case: Case, trial: Trial) -> dict[str, Any]:
         if len(r.token_ns) > 1
     ]
     found = {
-        **_totals(seconds, len(done), len(records) - len(done), into, out),
+        **_totals(seconds or 0.0, len(done), len(records) - len(done), into, out),
         "input_lens": [r.input_tokens for r in records],
-        "output_lens": [0 if r.error else len(r.token_ns) for r in records],
-        "ttfts": [(_instants(r)[0] - r.sent_ns) / 1e9 if _good(r) else 0.0 for r in records],
-        "itls": [_gaps(r) if _good(r) else [] for r in records],
-        "start_times": [r.sent_ns / 1e9 for r in records],
+        "output_lens": [len(r.token_ns) if succeeded(r) else 0 for r in records],
+        "ttfts": [(_instants(r)[0] - r.sent_ns) / 1e9 if succeeded(r) else 0.0 for r in records],
+        "itls": [_gaps(r) if succeeded(r) else [] for r in records],
+        "start_times": [_start_ns(r) / 1e9 for r in records],
         "queue_times": [max(0, r.sent_ns - r.due_ns) / 1e9 for r in records],
-        "errors": [r.error or "" for r in records],
+        "errors": ["" if succeeded(r) else _error(r) for r in records],
         "max_concurrent_requests": served.concurrency_peak(subject),
     }
     pooled = [gap for r in done for gap in _gaps(r)]
@@ -102,8 +142,21 @@ def _measured(case: Case, trial: Trial) -> dict[str, Any]:
     return found
 
 
-def _good(record: RequestRecord) -> bool:
-    return record.error is None and bool(record.token_ns)
+def _start_ns(record: RequestRecord) -> int:
+    """When it was sent, or should have been where it never was."""
+    return record.sent_ns or record.due_ns
+
+
+def _lasted_s(records: list[RequestRecord]) -> float:
+    """From the first request to the last token of all."""
+    ends = [r.token_ns[-1] for r in records if r.token_ns]
+    first = min(map(_start_ns, records))
+    return (max(ends, default=first) - first) / NS_PER_S
+
+
+def _error(record: RequestRecord) -> str:
+    """Why it failed: vLLM knows success or an error, so a request that was cut off is one."""
+    return record.error or (record.finish if record.token_ns else "no output")
 
 
 def _instants(record: RequestRecord) -> list[int]:

@@ -79,6 +79,18 @@ def test_a_file_is_read_again_only_when_it_changed(
     assert asked == [["machine/plan/b.json"]]
 
 
+def test_a_folder_that_was_empty_once_is_read_when_it_fills(tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    root.mkdir()
+    assert database.sql(RATES, root).rows == []
+    only = put(root, "a.json", made.batched())
+    assert len(database.sql(RATES, root).rows) == 1
+    only.unlink()
+    assert database.sql(RATES, root).rows == []
+    put(root, "b.json", made.batched())
+    assert len(database.sql(RATES, root).rows) == 1
+
+
 def test_a_broken_index_is_made_anew(tmp_path: Path) -> None:
     root = tmp_path / "r"
     put(root, "a.json", made.batched())
@@ -90,15 +102,45 @@ def test_a_broken_index_is_made_anew(tmp_path: Path) -> None:
 def test_a_file_that_is_no_result_is_named_not_fatal(tmp_path: Path) -> None:
     root = tmp_path / "r"
     put(root, "a.json", made.batched())
-    for name, body in (("b.json", "{}"), ("c.json", "nonsense"), ("d.json", '{"schema": 99}')):
-        (root / "machine" / "plan" / name).write_text(body)
+    whole = (root / "machine" / "plan" / "a.json").read_bytes()
+    for name, body in (
+        ("b.json", b"{}"),
+        ("c.json", b"nonsense"),
+        ("d.json", b'{"schema": 99}'),
+        ("e.json", whole.replace(b'"name":"', b'"name":"\xff', 1)),
+    ):
+        (root / "machine" / "plan" / name).write_bytes(body)
     answer = database.sql(RATES, root)
     assert len(answer.rows) == 1
     assert [text.partition(":")[0][-6:] for text in answer.skipped] == [
         "b.json",
         "c.json",
         "d.json",
+        "e.json",
     ]
+
+
+def test_a_count_above_32_bits_is_a_row_like_any_other(tmp_path: Path) -> None:
+    large = made.batched()
+    large.plan.cases[0].variant.threads = 1 << 32
+    put(tmp_path / "r", "a.json", large)
+    put(tmp_path / "r", "b.json", made.batched())
+    answer = database.sql("SELECT DISTINCT threads FROM results ORDER BY 1", tmp_path / "r")
+    assert (answer.rows, answer.skipped) == ([(2,), (1 << 32,)], [])
+
+
+def test_a_file_that_no_table_holds_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    endless = made.batched()
+    endless.plan.cases[0].variant.threads = 123456789
+    path = put(tmp_path / "r", "a.json", endless)
+    path.write_text(path.read_text().replace("123456789", "9" * 30))
+    put(tmp_path / "r", "b.json", made.batched())
+    answer = database.sql(RATES, tmp_path / "r")
+    assert [file for file, _ in answer.rows] == ["machine/plan/b.json"]
+    assert [text.partition(":")[0] for text in answer.skipped] == ["machine/plan/a.json"]
+    endless.plan.cases[0].variant.threads = 10**30
+    with pytest.raises(ArmbenchError, match=r"no table can be made of a\.json"):
+        database.parquet([("a.json", endless)], tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(

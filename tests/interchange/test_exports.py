@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from harness import interchange
+from harness import interchange, store
+from harness.cli import main
 from harness.errors import ArmbenchError
 from harness.interchange import timings
 
@@ -114,3 +117,56 @@ def test_an_unknown_format_is_named_with_the_known_ones() -> None:
     with pytest.raises(ArmbenchError, match="markdwn") as caught:
         interchange.write(made.batched(), "markdwn")
     assert "did you mean 'markdown'" in str(caught.value.hint)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    path = tmp_path / "r.json"
+    store.save(made.batched(), path)
+    return path
+
+
+def exported(stored: Path, to: Path, form: str = "csv") -> int:
+    return main(["export", str(stored), "--format", form, "-o", str(to)])
+
+
+def test_an_export_is_written_into_a_pipe_which_stays_one(tmp_path: Path, stored: Path) -> None:
+    pipe, came = tmp_path / "pipe", list[str]()
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: came.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert exported(stored, pipe) == 0
+    reader.join(10)
+    assert came[0].startswith("file,created")
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_an_export_follows_a_link_and_leaves_it(tmp_path: Path, stored: Path, form: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("duckdb")
+    link, real = tmp_path / "link", tmp_path / "real"
+    real.write_text("")
+    link.symlink_to("real")
+    assert exported(stored, link, form) == 0
+    assert link.is_symlink()
+    assert real.stat().st_size > 100
+
+
+def test_an_export_that_fails_does_not_speak_of_results(
+    tmp_path: Path, stored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for to in (tmp_path, tmp_path / "none" / "x.csv"):
+        assert exported(stored, to) == 2
+        told = capsys.readouterr().err
+        assert f"{to} cannot be written" in " ".join(told.split())
+        assert "--res" not in told
+
+
+def test_two_columns_of_one_name_are_both_in_the_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("duckdb")
+    query = "SELECT 1 AS a, 2 AS a, 3 AS a_2, 4 AS b"
+    assert main(["sql", query, "--results", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"a": 1, "a_3": 2, "a_2": 3, "b": 4}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness import interchange, store
 from harness.errors import ArmbenchError
-from harness.interchange import Told, foreign
+from harness.interchange import Told, foreign, llama_bench
 
 from . import made
 
@@ -215,3 +216,73 @@ def test_importing_the_same_file_again_replaces_its_result(tmp_path: Path) -> No
     assert first == again
     other = made.put(tmp_path, "c.jsonl", made.lines([made.llama_row(samples_ns=[10**8])]))
     assert interchange.save(interchange.read([other]), tmp_path / "results") != first
+
+
+def test_two_results_of_one_import_never_share_a_file(tmp_path: Path) -> None:
+    for names in (("Q4.gguf", "q4.gguf"), ("m" * 90 + "a.gguf", "m" * 90 + "b.gguf")):
+        rows = [made.llama_row(model_filename=name) for name in names]
+        path = made.put(tmp_path, "b.jsonl", made.lines(rows))
+        paths = interchange.save(interchange.read([path]), tmp_path / "results")
+        assert len(set(paths)) == 2
+        stored = [store.load(p).model.name for p in paths]
+        assert stored == [name.removesuffix(".gguf") for name in names]
+        assert interchange.save(interchange.read([path]), tmp_path / "results") == paths
+
+
+def test_files_of_one_name_in_two_folders_are_both_told(tmp_path: Path) -> None:
+    paths = []
+    for number, folder in enumerate(("a", "b"), 1):
+        (tmp_path / folder).mkdir()
+        row = made.llama_row(samples_ns=[number * 10**8])
+        paths.append(made.put(tmp_path / folder, "b.jsonl", made.lines([row])))
+    (found,) = interchange.read(paths)
+    assert found.origin is not None
+    assert list(found.origin.files) == ["b.jsonl", "b.jsonl (2)"]
+    assert len(set(found.origin.files.values())) == 2
+
+
+@pytest.mark.parametrize("start", [b"-" * 60 + b"\nx", b"-- " * 60 + b"\n{}", b"--\n" * 60 + b"x"])
+def test_a_comment_is_read_in_time_that_grows_with_its_length(start: bytes) -> None:
+    began = time.monotonic()
+    assert not llama_bench.is_sql(start)
+    assert time.monotonic() - began < 1
+    assert llama_bench.is_sql(b"-- one\n\n  -- two\nCREATE TABLE IF NOT EXISTS llama_bench (")
+
+
+LATE = "0001-01-01T00:00:00+14:00"
+LONG = made.vllm_run(requests=1, output_lens=[1001], itls=[[1e7] * 1000])
+FAR = made.aiperf_record(0)
+FAR["metrics"]["inter_chunk_latency"]["value"] = [9e9] * 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "form", "said"),
+    [
+        (json.dumps(made.llama_row(test_time=LATE)), None, "no UTC"),
+        (json.dumps(made.llama_row() | {"cpu_info": "\ud800"}), None, "half a character"),
+        (json.dumps(made.vllm_run() | {"label": "\udfff"}), None, "half a character"),
+        (json.dumps(LONG), None, "itls"),
+        (json.dumps(made.vllm_run(duration=1e300)), None, "duration"),
+        (json.dumps(FAR), None, "between its chunks"),
+        (json.dumps(made.llama_row() | {"samples_ns": [], "avg_ns": 1e-300}), None, "no machine"),
+        (json.dumps(made.llama_row() | {"samples_ns": [], "avg_ns": 1e-200}), None, "no machine"),
+        (json.dumps(made.vllm_run(detailed=False, duration=1e-320)), None, "no machine"),
+        ("\ufeff ", "aiperf", "nothing in it"),
+        ("\ufeff ", "vllm", "nothing in it"),
+    ],
+)
+def test_a_file_that_says_what_can_not_be_is_one_clear_error(
+    tmp_path: Path, body: str, form: str | None, said: str
+) -> None:
+    path = made.put(tmp_path, "f", body)
+    with pytest.raises(ArmbenchError, match=said):
+        interchange.read([path], form=form, told=Told(model="m"))
+
+
+@pytest.mark.parametrize("size", [".", "1.", "1.5.2 MiB", f"1 KiB ({'9' * 5000} instances)"])
+def test_a_cache_of_no_size_is_not_told(tmp_path: Path, size: str) -> None:
+    told = {"CPU(s)": "4", "L1d cache": "32 KiB", "L2 cache": size}
+    lscpu = {"lscpu": [{"field": f"{k}:", "data": v} for k, v in told.items()]}
+    row = made.put(tmp_path, "b.jsonl", made.lines([made.llama_row()]))
+    (found,) = interchange.read([row], beside_paths=[made.put(tmp_path, "l.json", lscpu)])
+    assert {cache.level for cache in found.machine.caches} == {1}

@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from harness import interchange, store
 from harness.errors import ArmbenchError
@@ -236,3 +237,69 @@ def test_published_figures_are_marked_with_their_source(tmp_path: Path) -> None:
     (found,) = interchange.read([path], told=Told(published="https://example.org/data"))
     assert (found.basis, found.tool) == ("published", "llama-bench 6000 (abc1234)")
     assert any("https://example.org/data" in note for note in found.warnings)
+
+
+def test_builds_and_cpus_are_results_of_their_own_not_repeats(tmp_path: Path) -> None:
+    rows = [
+        made.llama_row(),
+        made.llama_row(build_number=6001, build_commit="def5678"),
+        made.llama_row(cpu_info="Neoverse-V1"),
+        made.llama_row(),
+    ]
+    found = imported(tmp_path, *rows)
+    assert [(r.origin.version, r.machine.cpu.model_name) for r in found if r.origin] == [
+        ("6000 (abc1234)", "Neoverse-V2"),
+        ("6001 (def5678)", "Neoverse-V2"),
+        ("6000 (abc1234)", "Neoverse-V1"),
+    ]
+    assert [r.plan.repeats for r in found] == [2, 1, 1]
+    assert found[1].software == {"llama.cpp": "6001 (def5678)"}
+    (row,) = json.loads(interchange.write(found[1], "llama-bench-json").text)
+    assert (row["build_number"], row["build_commit"]) == (6001, "def5678")
+    paths = interchange.save(found, tmp_path / "results")
+    assert len(set(paths)) == 3
+    assert interchange.save(imported(tmp_path, *rows), tmp_path / "results") == paths
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("6000 (abc1234)", ("abc1234", 6000)),
+        ("6000", ("6000", 6000)),
+        ("abc1234", ("abc1234", None)),
+        ("6000 (abc1234), 6001 (def5678)", ("6000 (abc1234), 6001 (def5678)", None)),
+    ],
+)
+def test_a_build_is_written_as_it_was_told_or_whole(
+    tmp_path: Path, version: str, told: tuple[str, int | None]
+) -> None:
+    (found,) = imported(tmp_path, made.llama_row())
+    assert found.origin is not None
+    found.origin = structs.replace(found.origin, version=version)
+    (row,) = json.loads(interchange.write(found, "llama-bench-json").text)
+    assert (row["build_commit"], row.get("build_number")) == told
+
+
+def test_no_column_of_llama_bench_is_taken_for_a_secret(tmp_path: Path) -> None:
+    plain, hostless = (made.llama_row(no_host=n, hostname="box-7") for n in (False, True))
+    (found,) = imported(tmp_path, plain, hostless)
+    assert [c.variant.options["no_host"] for c in found.plan.cases] == [False, True]
+    assert "hostname" not in found.plan.cases[0].variant.options | found.trials[0].extra
+
+
+def test_a_name_that_is_no_option_stays_beside_and_out_of_sql(tmp_path: Path) -> None:
+    shell = "a TEXT);\n.shell touch pwned\n--"
+    extra = {shell: "1", "my-note": "kept", "order": "first", "list": [1]}
+    (found,) = imported(tmp_path, made.llama_row() | extra)
+    options, beside = found.plan.cases[0].variant.options, found.trials[0].extra
+    assert options["order"] == "first"
+    assert {shell, "my-note", "list"}.isdisjoint(options)
+    assert (beside["my-note"], beside["list"]) == ("kept", [1])
+    options[shell] = "1"  # as a result of an older version has it
+    text = interchange.write(found, "llama-bench-sql").text
+    assert ".shell" not in text
+    with sqlite3.connect(":memory:") as database:
+        database.executescript(text)
+        assert database.execute('SELECT "order" FROM llama_bench').fetchall() == [("first",)]
+    (again,) = interchange.read([made.put(tmp_path, "again.sql", text)])
+    assert again.plan.cases[0].variant.options["order"] == "first"

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from harness import interchange, metrics, store
 from harness.errors import ArmbenchError
 from harness.interchange import Told
 from harness.metrics import Subject
-from harness.records.run import Result
+from harness.records.load import Arrivals, ServingLoad
+from harness.records.run import LoadPoint, Result
 
 from . import made
 
@@ -338,3 +340,139 @@ def test_a_vllm_run_that_can_not_be_is_refused_by_name(
 ) -> None:
     with pytest.raises(ArmbenchError, match=said):
         read(tmp_path, made.vllm_run() | change)
+
+
+def round_trip(tmp_path: Path, ours: Result) -> tuple[dict, Result]:
+    """A served result as vLLM's document, and what is read of it."""
+    text = interchange.write(ours, "vllm").text
+    return json.loads(text), read(tmp_path, text)
+
+
+def test_a_written_run_lasts_until_its_last_token_and_its_sums_fit_its_lists(
+    tmp_path: Path,
+) -> None:
+    ours = made.served(requests=20)
+    trial = ours.trials[0]
+    trial.window_ns = (made.S, 2 * made.S)  # the load ended; half of its answers came later
+    run, again = round_trip(tmp_path, ours)
+    first, last = made.S + 2 * made.MS, made.S + 1900 * made.MS + 112 * made.MS
+    assert run["duration"] == pytest.approx((last - first) / made.S)
+    assert run["num_prompts"] == len(run["start_times"]) == 20
+    assert run["total_output_tokens"] == sum(run["output_lens"]) == 19 * 4
+    rate = sum(run["output_lens"]) / run["duration"]
+    assert run["output_throughput"] == pytest.approx(rate)
+    assert figure(again, "output_tok_per_s") == pytest.approx(rate)
+
+
+def test_a_cancelled_request_is_written_as_failed(tmp_path: Path) -> None:
+    ours = made.served(requests=20)
+    late, never = ours.trials[0].records[-1], ours.trials[0].records[-2]
+    late.finish, late.token_ns = "cancelled", late.token_ns[:2]
+    never.finish, never.token_ns, never.sent_ns, never.error = "cancelled", [], 0, "never sent"
+    run, again = round_trip(tmp_path, ours)
+    assert (run["completed"], run["failed"]) == (17, 3)
+    assert (run["output_lens"][-2:], run["errors"][-2:]) == ([0, 0], ["never sent", "cancelled"])
+    assert run["start_times"][-2] == pytest.approx(never.due_ns / made.S)
+    assert figure(again, "failed_share") == pytest.approx(3 / 20)
+
+
+def test_batches_one_after_another_are_not_read_as_due_at_once(tmp_path: Path) -> None:
+    ours = made.batched(repeats=1)
+    load = LoadPoint(kind="offline", batch=1, input_tokens=100, output_tokens=5, requests=2)
+    ours.plan.cases[0].load = load
+    run, again = round_trip(tmp_path, ours)
+    assert run["max_concurrency"] == 1
+    assert figure(again, "ttft_p50_s") == pytest.approx(0.1)
+    ours.plan.cases[0].load = structs.replace(load, batch=2)
+    assert round_trip(tmp_path, ours)[0]["max_concurrency"] is None
+    ours.plan.cases[0].load = structs.replace(load, kind="single_stream")
+    ours.plan.cases[0].variant.instances = 2
+    assert round_trip(tmp_path, ours)[0]["max_concurrency"] == 2
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        Arrivals(process="constant", rate=10.0),
+        Arrivals(process="poisson", rate=10.0),
+        Arrivals(process="gamma", rate=10.0, burstiness=0.5),
+        Arrivals(process="ramp", rate=1.0, rate_end=20.0),
+        Arrivals(process="trace"),
+    ],
+)
+def test_arrivals_survive_vllms_format(tmp_path: Path, arrivals: Arrivals) -> None:
+    ours = made.served()
+    load = ours.plan.cases[0].load
+    serving = ServingLoad(arrivals=arrivals)
+    ours.plan.cases[0].load = structs.replace(load, serving=serving)
+    _, again = round_trip(tmp_path, ours)
+    found = again.plan.cases[0].load
+    assert found.serving is not None
+    assert (found.kind, found.serving.arrivals) == ("open", arrivals)
+    assert figure(again, "ttft_p50_s") == pytest.approx(figure(ours, "ttft_p50_s"))
+
+
+def test_arrivals_are_written_as_vllm_names_them(tmp_path: Path) -> None:
+    ours = made.served()
+    load = ours.plan.cases[0].load
+
+    def written(arrivals: Arrivals) -> tuple[dict, list[str]]:
+        ours.plan.cases[0].load = structs.replace(load, serving=ServingLoad(arrivals=arrivals))
+        export = interchange.write(ours, "vllm")
+        return json.loads(export.text), export.left_out
+
+    ramp, _ = written(Arrivals(process="ramp", rate=1.0, rate_end=20.0))
+    told = [ramp[f"ramp_up_{key}"] for key in ("strategy", "start_rps", "end_rps")]
+    assert (told, ramp["request_rate"]) == (["linear", 1.0, 20.0], "inf")
+    assert written(Arrivals(process="constant", rate=2.0))[0]["burstiness"] == "inf"
+    trace, left_out = written(Arrivals(process="trace", trace="a.csv"))
+    assert trace["request_rate"] == "inf"
+    assert any("case 0: its trace" in text for text in left_out)
+
+
+def test_requests_over_time_without_a_rate_are_a_trace(tmp_path: Path) -> None:
+    run = made.vllm_run(request_rate="inf", queue_times=[0.02] * 60)
+    found = read(tmp_path, run)
+    load = found.plan.cases[0].load
+    assert load.serving is not None
+    assert (load.kind, load.serving.arrivals) == ("open", Arrivals(process="trace"))
+    assert figure(found, "ttft_p50_s") == pytest.approx(0.07)
+    waited = [0.1 * n for n in range(60)]  # for a slow client: all came at the start
+    assert read(tmp_path, run | {"queue_times": waited}).plan.cases[0].load.kind == "offline"
+    del run["queue_times"]
+    found = read(tmp_path, run)
+    assert found.plan.cases[0].load.kind == "open"
+    assert all(r.due_ns == r.sent_ns for r in found.trials[0].records)
+
+
+def test_lists_without_the_times_of_sending_are_left_out_whole_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    run = made.vllm_run(requests=3000)
+    del run["start_times"]
+    found = read(tmp_path, run)
+    assert not {"ttfts", "itls", "errors", "latencies"} & found.trials[0].extra.keys()
+    assert any("without the time each was sent" in note for note in found.plan.notes)
+    found.trials[0].extra["ttfts"] = [0.05] * 1000  # as a result of an older version has it
+    export = interchange.write(found, "vllm")
+    again = json.loads(export.text)
+    assert again["completed"] == 3000
+    assert not {"ttfts", "itls", "errors"} & again.keys()
+    assert any("lists of requests" in text for text in export.left_out)
+
+
+def test_a_throughput_run_of_guidellm_with_a_cap_is_due_as_its_slots_become_free(
+    tmp_path: Path,
+) -> None:
+    report = made.guidellm_report()
+    run = report["benchmarks"][0]
+    run["config"]["strategy"] = {"type_": "throughput", "max_concurrency": 1}
+    for request in run["requests"]["successful"]:
+        request["info"]["timings"]["targeted_start"] = run["start_time"]
+    found = read(tmp_path, report)
+    assert found.plan.cases[0].load.kind == "closed"
+    assert figure(found, "ttft_p50_s") == pytest.approx(0.2, abs=1e-6)
+    del run["config"]["strategy"]["max_concurrency"]
+    found = read(tmp_path, report)
+    assert found.plan.cases[0].load.kind == "offline"
+    assert figure(found, "ttft_p50_s") > 5
