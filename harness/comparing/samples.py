@@ -185,12 +185,19 @@ def _by_repeat(a: Group, b: Group, metric: str) -> tuple[Side, Side, bool]:
     if run_a.file != run_b.file:
         return Side(values=_column(case_a, metric)), Side(values=_column(case_b, metric)), False
     left, right = (_by_number(c, metric) for c in (case_a, case_b))
-    both = [number for number in left if number in right]
-    return (
-        Side(values=[left[n] for n in both]),
-        Side(values=[right[n] for n in both]),
-        True,
-    )
+    return _together(left, right, [n for n in left if n in right], "repeat")
+
+
+def _together(
+    left: Mapping[int, float], right: Mapping[int, float], both: Sequence[int], unit: str
+) -> tuple[Side, Side, bool]:
+    """The values of the numbers in `both`, paired.
+
+    Where there is none, each side's own, unpaired: a metric that one side lost is not lost unseen.
+    """
+    tables = [{n: table[n] for n in both} if both else table for table in (left, right)]
+    sides = [Side(values=list(table.values()), unit=unit) for table in tables]
+    return sides[0], sides[1], bool(both)
 
 
 def _by_number(case: CaseValues, metric: str) -> dict[int, float]:
@@ -201,11 +208,9 @@ def _by_number(case: CaseValues, metric: str) -> dict[int, float]:
 def _by_block(a: Group, b: Group, metric: str, scale: Scale) -> tuple[Side, Side, bool]:
     """Blocks in which both sides have the same number of values, each as its mean."""
     left, right = (_blocks(g, metric, scale) for g in (a, b))
-    both = [n for n in sorted(left) if len(left[n]) == len(right.get(n, [])) > 0]
-    sides = [
-        Side(values=[_mean(table[n], scale) for n in both], unit="block") for table in (left, right)
-    ]
-    return sides[0], sides[1], True
+    both = [n for n in sorted(left) if len(left[n]) == len(right.get(n, []))]
+    means = [{n: _mean(v, scale) for n, v in table.items()} for table in (left, right)]
+    return _together(means[0], means[1], both, "block")
 
 
 def _blocks(group: Group, metric: str, scale: Scale) -> dict[int, list[float]]:

@@ -225,3 +225,41 @@ def test_the_sheet_puts_what_fails_first(rules: Rules) -> None:
         assert all(len(line) == len(each.columns) for line in each.rows)
     assert json.loads(gate_files.as_json(outcome))["exit"] == 3
     assert "ratio" in gate_files.comparison_markdown(outcome.comparison)
+
+
+def blocks(label: str, columns: dict[str, list[float | None]]) -> Runs:
+    """A side of interleaved blocks, two runs in each."""
+    each = len(next(iter(columns.values())))
+    runs = [
+        run_values(
+            case_values({name: [column[n]] for name, column in columns.items()}),
+            file=f"{label}{n}.json",
+            block=n // 2,
+        )
+        for n in range(each)
+    ]
+    return side(label, *runs)
+
+
+def test_a_metric_that_the_head_tells_in_no_block_never_passes(rules: Rules) -> None:
+    rate: list[float | None] = [10.0, 10.01, 9.99, 10.0] * 5
+    base = blocks("base", {"decode_tok_per_s": rate, "ttft_p99_s": [1.0, 1.01] * 10})
+    outcome = gate.gate(blocks("head", {"decode_tok_per_s": rate}), base, rules)
+    assert outcome.exit == Exit.INVALID
+    assert not any("told by neither side: ttft_p99_s" in note for note in outcome.notes)
+    (lost,) = [row for row in outcome.rows if row.state == "invalid"]
+    assert (lost.metric, lost.text) == (
+        "ttft_p99_s",
+        "the baseline tells it, the new side does not",
+    )
+
+
+def test_a_metric_that_one_case_of_a_run_lacks_is_told_of_the_other(rules: Rules) -> None:
+    """Cases of one run are paired by their rounds, of which none may have both."""
+    columns = {"decode_tok_per_s": FAST, "prefill_tok_per_s": FAST}
+    cases = [case_values(columns, engine="torch"), case_values({}, engine="fake")]
+    cases[1].values, cases[1].repeats = {"decode_tok_per_s": FAST}, list(range(4))  # type: ignore[dict-item]
+    sides = [side(c.question["engine"], run_values(c, file="same.json")) for c in cases]
+    outcome = gate.gate(sides[1], sides[0], rules, vary=("engine",))
+    assert outcome.exit == Exit.INVALID
+    assert "does not" in next(r.text for r in outcome.rows if r.state == "invalid")
