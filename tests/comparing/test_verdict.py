@@ -178,6 +178,7 @@ def test_every_gated_metric_is_better_one_way() -> None:
         ("[metrics.mbu]\nmargin = inf", "mbu.margin is inf"),
         ("correction = 'sidak'", "correction"),
         ("nonsense = 1", "nonsense"),
+        ('must_match = ["cpu.produkt"]', "unknown fact of must_match 'cpu.produkt'"),
         ("alpha =", "not valid TOML"),
     ],
 )
@@ -196,3 +197,11 @@ def test_own_rules_go_on_top_of_the_shipped_ones(tmp_path: Path) -> None:
     assert found.margin.interleaved == rules.read().margin.interleaved
     assert found.rule("mbu").margin == 0.5
     assert found.rule("peak_rss_bytes").margin == 0.05
+
+
+def test_a_row_of_own_rules_keeps_what_it_does_not_name(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text('[metrics.failed_share]\ndirection = "lower"\n')
+    found = rules.read(path)
+    assert found.rule("failed_share").absolute == rules.read().rule("failed_share").absolute
+    assert found.scale("failed_share") == "difference"
