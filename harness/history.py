@@ -27,7 +27,7 @@ from harness.errors import ArmbenchError
 from harness.records.comparison import AaEntry, CaseValues, Margin, RunValues
 from harness.records.history import Head, Line, Note, Series
 from harness.records.run import Result
-from harness.steps import FEW, steps
+from harness.steps import FEW, newest, steps
 
 FOLDER = "history"
 RUNS, HEADS, AA, NOTES = "runs.jsonl", "heads.jsonl", "aa.jsonl", "notes.jsonl"
@@ -322,6 +322,8 @@ def _series(name: str, told: Sequence[tuple[Point, float]], rules: Rules, margin
     at = [point.line.created for point, _ in told]
     last = told[-1][0]
     case: CaseValues = last.head.run.cases[last.case]
+    direction, scale = rules.direction(name), rules.scale(name)
+    found = steps(levels, at, direction, margin, scale)
     return Series(
         machine=last.head.run.machine,
         label=case.label,
@@ -330,6 +332,7 @@ def _series(name: str, told: Sequence[tuple[Point, float]], rules: Rules, margin
         at=at,
         values=levels,
         files=[point.line.file for point, _ in told],
-        steps=steps(levels, at, rules.direction(name), margin),
+        steps=found,
+        newest=newest(found, direction, margin, scale),
         note=None if len(levels) >= FEW else f"{len(levels)} runs: a step shows from {FEW} on",
     )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.cli.output import detect_machine, print_json, results_folder
 from harness.errors import ArmbenchError, Exit
-
-if TYPE_CHECKING:
-    from harness.records.history import Series
 
 
 def add(commands: Any) -> None:
@@ -27,7 +24,10 @@ def add(commands: Any) -> None:
     top.add_argument("--plan", metavar="NAME", help="only runs of this plan")
     top.add_argument("--rules", metavar="FILE", help="margins (default: configs/gate.toml)")
     top.add_argument(
-        "--check", action="store_true", help="exit 3 where the newest level of a metric regressed"
+        "--check",
+        action="store_true",
+        help="exit 3 where the newest level of a metric is worse than the last improved one, or "
+        "else the first",
     )
     top.set_defaults(handler=_list)
     parts = top.add_subparsers(metavar="")
@@ -99,11 +99,8 @@ def _list(arguments: argparse.Namespace) -> Exit:
         print_json(every)
     else:
         show_sheet(history_sheet(every), console())
-    return Exit.REGRESSION if arguments.check and any(map(_regressed, every)) else Exit.FINE
-
-
-def _regressed(one: Series) -> bool:
-    return bool(one.steps) and one.steps[-1].verdict == "regressed"
+    regressed = any(one.newest == "regressed" for one in every)
+    return Exit.REGRESSION if arguments.check and regressed else Exit.FINE
 
 
 def _index(arguments: argparse.Namespace) -> Exit:

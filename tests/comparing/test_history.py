@@ -18,7 +18,7 @@ from harness.comparing import margin, rules, values
 from harness.comparing.samples import Runs
 from harness.errors import ArmbenchError, Exit
 from harness.history import History
-from harness.records.comparison import Margin, RunValues
+from harness.records.comparison import Margin, RunValues, Step
 from harness.records.run import Result
 from harness.reports.history import history_sheet
 from harness.reports.reading import Reading
@@ -77,6 +77,48 @@ def test_a_step_within_the_margin_is_unchanged() -> None:
         step = steps.steps(levels, at, direction, MARGIN)[0]  # type: ignore[arg-type]
         assert (step.index, step.at, step.verdict) == (20, "20", word)
         assert step.ratio == pytest.approx(0.8, abs=0.02)
+
+
+def stepped(*levels: float) -> list[Step]:
+    every = [x for n, level in enumerate(levels) for x in noise(15, n, level, spread=0.001)]
+    return steps.steps(every, [str(i) for i in range(len(every))], "higher", MARGIN)
+
+
+@pytest.mark.parametrize(
+    ("levels", "word"),
+    [
+        ((100,), None),
+        ((100, 70, 69), "regressed"),  # the last step alone is within the margin
+        ((100, 97, 94, 91), "regressed"),
+        ((100, 70, 101), "unchanged"),
+        ((100, 130, 105), "regressed"),  # an improvement is what is held from then on
+        ((100, 98), "unchanged"),
+    ],
+)
+def test_the_newest_level_is_held_against_the_last_improvement_or_the_first_level(
+    levels: tuple[float, ...], word: str | None
+) -> None:
+    found = stepped(*levels)
+    assert len(found) == len(levels) - 1
+    assert steps.newest(found, "higher", MARGIN) == word
+
+
+def test_a_step_of_a_metric_with_an_absolute_margin_is_a_difference(tmp_path: Path) -> None:
+    """From no failure to one in 2000 is infinitely more, and nothing."""
+    levels = [*[0.0] * 12, *[0.0005] * 12, *[0.05] * 12]
+    shares = [case_values({"failed_share": [level]}) for level in levels]
+    every = [
+        run_values(case, file=str(n), created=f"2026-10-01T00:00:{n:02}+00:00")
+        for n, case in enumerate(shares)
+    ]
+    shipped = rules.read()
+
+    def allowed(metric: str, key: str) -> Margin:
+        return margin.of_metric(metric, shipped, "separate", [], key)
+
+    (found,) = indexed(tmp_path, every).series(["failed_share"], shipped, allowed)
+    assert [(s.index, s.verdict) for s in found.steps] == [(12, "unchanged"), (24, "regressed")]
+    assert found.newest == "regressed"
 
 
 def run_at(day: int, level: float, **more: object) -> RunValues:

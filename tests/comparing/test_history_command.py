@@ -113,6 +113,15 @@ def test_a_step_between_runs_is_shown_and_can_fail_a_job(root: Path, rules: Path
     assert len(series["values"]) == 20
 
 
+def test_a_small_step_after_a_large_one_still_fails_a_job(root: Path, rules: Path) -> None:
+    for day in range(7, 29):
+        keep(root, day, result(steps(10.0 if day < 12 else 13.0 if day < 20 else 13.3, day)))
+    words = ("--metrics", "decode_tok_per_s", "--rules", str(rules))
+    (series,) = json.loads(history(root, *words, "--json").stdout)
+    assert [step["verdict"] for step in series["steps"]] == ["regressed", "unchanged"]
+    assert history(root, *words, "--check").returncode == Exit.REGRESSION
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
