@@ -113,13 +113,17 @@ class History:
             cases=cases,
         )
 
+    def made(self) -> list[AaEntry]:
+        """The A/A comparisons that `armbench ab --aa` made."""
+        return list(_lines(self.where / AA, AaEntry))
+
     def aa(self, wanted: Collection[str]) -> list[AaEntry]:
         """A/A comparisons: those that were made, and those that runs give, of these metrics.
 
         Neighbouring runs of the same software on the same question are separate A/A comparisons;
         no run is in two pairs, so that they are independent.
         """
-        found = list(_lines(self.where / AA, AaEntry))
+        found = self.made()
         for key, points in self.by_question().items():
             pairs = [
                 pair

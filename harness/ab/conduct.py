@@ -15,7 +15,6 @@ from harness.ab import planning, schedule, sides, trial
 from harness.comparing import question, values
 from harness.comparing.compare import compare, match
 from harness.comparing.rows import Wish
-from harness.comparing.rules import Rules
 from harness.comparing.samples import Runs
 from harness.errors import Exit, NotComparable
 from harness.records.ab import AbSide, AbState, AbTrial, SideKey
@@ -58,13 +57,13 @@ class Ab:
         self,
         state: AbState,
         folder: Path,
-        rules: Rules,
         *,
         listener: Listener | None = None,
         aa: Sequence[AaEntry] = (),
         reader: Callable[[Path], Result] = store.load,
     ) -> None:
-        self.state, self.folder, self.rules, self.reader = state, folder, rules, reader
+        self.state, self.folder, self.reader = state, folder, reader
+        self.rules = rules = planning.rules_of(state)
         self.listener: Listener = listener or Silent()
         level = schedule.level(state.alpha, state.looks)
         self.wish = Wish(

@@ -90,12 +90,14 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`: tables are joined key by key at every depth, the rest is replaced."""
+    """`over` on top of `base`: tables are joined key by key at any depth, the rest is replaced."""
     found = dict(base)
     for name, value in over.items():
         old = found.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        found[name] = _merged(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            found[name] = _merged(old, value)
+        else:
+            found[name] = value
     return found
 
 

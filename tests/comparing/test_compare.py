@@ -229,13 +229,13 @@ def test_power_is_read_from_an_energy_counter_where_there_is_one() -> None:
 def test_every_fact_that_a_result_can_tell_may_be_asked_to_match(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(environment, "_told", lambda found: dict(found))
+    monkeypatch.setattr(environment, "_told", dict)
     target = Target(url="http://x", endpoint="completions", model="m")
     made = result(target=target)
     ready = Reading(value=2400.0, source="")
     made.trials[0].before = Conditions(
         at_ns=0,
-        readings={name: ready for name in (*environment._SETTINGS, "frequency_mhz")},
+        readings=dict.fromkeys((*environment._SETTINGS, "frequency_mhz"), ready),
     )
     told = environment.facts(made)
     packages = {f"software.{name}" for name in made.software}
