@@ -10,13 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import gate
+from harness.comparing import values
 from harness.comparing.rules import Rules, read
 from harness.comparing.samples import Runs
 from harness.errors import Exit
 from harness.records.comparison import GateOutcome, GateRow
+from harness.records.load import Arrivals, Capacity, Probe, ServingLoad, Slo
+from harness.records.run import Case, LoadPoint, Variant
 from harness.reports import comparison as sheets
 from harness.reports import gate_files
-from tests.comparing.builders import case_values, one, run_values, side
+from tests.comparing.builders import case_values, one, result, run_values, side, trial
 
 FAST = [10.0, 10.05, 9.95, 10.0]
 NOISY = [8.0, 12.0, 9.0, 11.0]
@@ -263,3 +266,54 @@ def test_a_metric_that_one_case_of_a_run_lacks_is_told_of_the_other(rules: Rules
     outcome = gate.gate(sides[1], sides[0], rules, vary=("engine",))
     assert outcome.exit == Exit.INVALID
     assert "does not" in next(r.text for r in outcome.rows if r.state == "invalid")
+
+
+def searched(label: str, *rates: float, loads: int = 0) -> Runs:
+    """A side that searched for its capacity over `rates`, after so many loads that were asked."""
+    points = [ServingLoad(concurrency=n + 1) for n in range(loads)]
+    points += [ServingLoad(arrivals=Arrivals(process="constant", rate=rate)) for rate in rates]
+    cases = [
+        Case(
+            id=number,
+            variant=Variant(engine="endpoint", dtype=None, threads=None),
+            load=LoadPoint(
+                kind="open" if point.arrivals else "closed",
+                batch=1,
+                input_tokens=64,
+                output_tokens=32,
+                requests=8,
+                serving=point,
+            ),
+        )
+        for number, point in enumerate(points)
+    ]
+    probes = [
+        Probe(case=n, rate=rate, sent=8, attained=8, low=0.7, high=1.0, verdict="holds")
+        for n, rate in enumerate(rates, start=loads)
+    ]
+    slo = Slo(name="x", bounds=(), target=0.9)
+    found = Capacity(slo=slo, rate=rates[-1], low=None, high=None, probes=probes)
+    made = result(
+        plan={"cases": cases, "repeats": 1},
+        trials=[trial(case=case.id) for case in cases],
+        capacities=[found],
+    )
+    return side(label, values.of_result(made, f"{label}.json"))
+
+
+def test_rates_that_two_capacity_searches_tried_are_not_held_against_each_other(
+    rules: Rules,
+) -> None:
+    new, old = searched("new", 2, 4, 6, loads=1), searched("old", 2, 4, 3, loads=1)
+    outcome = gate.gate(new, old, rules)
+    assert outcome.exit != Exit.INVALID
+    assert {row.case for row in outcome.rows} == {new.runs[0].cases[0].label}
+    assert "new: 3 rates that a capacity search tried are left out" in outcome.notes
+
+
+def test_a_capacity_search_alone_is_not_comparable(rules: Rules) -> None:
+    new, old = (searched(name, 2, 4) for name in ("new", "old"))
+    outcome = gate.gate(new, old, rules)
+    assert outcome.exit == Exit.NOT_COMPARABLE
+    assert "nothing but 2 rates that a capacity search tried" in outcome.summary
+    assert gate.gate(times(1.0), old, rules).exit == Exit.NOT_COMPARABLE
