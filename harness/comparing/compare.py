@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from msgspec.structs import replace
 
 import harness
-from harness.comparing import environment, fair, outputs, question, samples
+from harness.comparing import environment, fair, outputs, question, ratio, samples
 from harness.comparing.contrast import Contrast
 from harness.comparing.rows import Wish, Worked, decide, rows_of
 from harness.comparing.samples import Group, Runs
@@ -272,6 +272,11 @@ def _notes(
         found.append(
             "the sides were measured at different times: what differs between runs for that alone "
             "is in the noise margin, not in the intervals; `armbench ab` interleaves them"
+        )
+    if any(samples.few_runs(x, y) for x, y in matched):
+        found.append(
+            "a single run against a few: where the newest of these has repeats, they are what "
+            f"counts, for it takes {ratio.MANY_RUNS} runs to tell how one scatters"
         )
     counts = [n for x, y in matched for n in (len(x.case.repeats), len(y.case.repeats))]
     if _single(a) and _single(b) and min(counts, default=4) == 1:

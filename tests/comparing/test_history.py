@@ -6,6 +6,7 @@ import math
 import random
 import statistics
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import baseline, changepoint, gate, history, steps, store
-from harness.comparing import margin, rules, values
+from harness.comparing import margin, rules, samples, values
 from harness.comparing.samples import Runs
-from harness.errors import ArmbenchError, Exit
+from harness.errors import ArmbenchError, Exit, NotComparable
 from harness.history import History
 from harness.records.comparison import Margin, RunValues, Step
 from harness.records.run import Result
@@ -229,8 +230,9 @@ def test_a_run_of_the_index_is_the_result_with_one_value_for_each_metric(tmp_pat
     ]
 
 
-def new_side() -> Runs:
-    return Runs(label="new", runs=[values.of_result(result(), "new.json")])
+def new_side(steps_ms: Sequence[float] = (10.0, 10.1, 9.9)) -> Runs:
+    made = result(steps_ms, created="2026-11-02T00:00:00+00:00")
+    return Runs(label="new", runs=[values.of_result(made, "new.json")])
 
 
 def test_a_baseline_is_a_file_a_folder_a_label_or_a_branch(
@@ -322,7 +324,7 @@ def test_many_runs_of_a_label_are_one_baseline_of_runs(tmp_path: Path) -> None:
     history.index(tmp_path, "aws-c8g.large", ref="main")
     shipped = rules.read()
     shipped.gate = ["decode_tok_per_s"]
-    slow = Runs(label="new", runs=[values.of_result(result([13.0, 13.1, 12.9]), "new.json")])
+    slow = new_side([13.0, 13.1, 12.9])
     old = baseline.find("main", slow, tmp_path, shipped)
     assert len(old.runs) == 6
     outcome = gate.gate(slow, old, shipped)
@@ -332,12 +334,58 @@ def test_many_runs_of_a_label_are_one_baseline_of_runs(tmp_path: Path) -> None:
     assert gate.gate(new_side(), old, shipped).exit == Exit.FINE
 
 
+def test_the_new_run_is_no_part_of_its_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by label, nor in a folder, nor as a copy, nor committed on a branch."""
+    results, shipped = tmp_path / "results", rules.read()
+    old = result(created="2026-10-31T00:00:00+00:00")
+    files = [keep(results, old, "20261031T000000Z"), keep(results, result(), "20261101T000000Z")]
+    history.index(results, "aws-c8g.large", ref="nightly")
+    repository = ["git", "-C", str(tmp_path), "-c", "user.email=a@b.c", "-c", "user.name=x"]
+    for words in (["init", "-qb", "main"], ["add", "results"], ["commit", "-qm", "baseline"]):
+        subprocess.run([*repository, *words], check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(files[1].read_bytes())
+    for new in (samples.load(files[1]), samples.load(copy)):
+        for name in (str(files[0].parent), "nightly", "main"):
+            found = baseline.find(name, new, results, shipped)
+            assert [run.created for run in found.runs] == [old.created], name
+    both = samples.load(files[0].parent)
+    for name in (str(files[1]), "nightly", "main"):
+        with pytest.raises(NotComparable, match="no run but the new one"):
+            baseline.find(name, both, results, shipped)
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4])
+def test_few_runs_of_a_label_still_lead_to_a_verdict(runs: int, tmp_path: Path) -> None:
+    for number in range(runs):
+        made = result([10.0, 10.1, 9.9], created=f"2026-10-0{number + 1}T00:00:00+00:00")
+        keep(tmp_path, made, str(number))
+    history.index(tmp_path, "aws-c8g.large", ref="main")
+    shipped, slow = rules.read(), new_side([13.0, 13.1, 12.9])
+    shipped.gate = ["decode_tok_per_s"]
+    for name in ("main", str(tmp_path / "aws-c8g.large" / "quick")):
+        old = baseline.find(name, slow, tmp_path, shipped)
+        outcome = gate.gate(slow, old, shipped)
+        assert outcome.exit == Exit.REGRESSION
+        assert outcome.rows[0].row is not None
+        assert outcome.rows[0].row.ratio.n == (3, 3)
+        assert any("the newest of these" in note for note in outcome.notes)
+    for path in tmp_path.glob("*/quick/*.json"):
+        path.unlink()
+    outcome = gate.gate(slow, baseline.find("main", slow, tmp_path, shipped), shipped)
+    assert outcome.exit == Exit.INCONCLUSIVE
+    assert f"note {5 - runs} more" in outcome.rows[0].text
+
+
 def test_a_history_of_another_state_of_the_machine_is_no_baseline(tmp_path: Path) -> None:
     keep(tmp_path, result(), "1")
     history.index(tmp_path, "aws-c8g.large", ref="main")
     new = new_side()
-    assert len(baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs) == 1
+    assert len(baseline.of_history("main", new, tmp_path, rules.read()).runs) == 1
     new.runs[0].facts["conditions.governor"] = "powersave"
-    assert len(baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs) == 1
+    assert len(baseline.of_history("main", new, tmp_path, rules.read()).runs) == 1
     new.runs[0].facts["memory.total"] = "1 TiB"
-    assert baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs == []
+    assert baseline.of_history("main", new, tmp_path, rules.read()).runs == []
