@@ -84,7 +84,7 @@ def _list(arguments: argparse.Namespace) -> Exit:
         history.index(root, machine, reader=reader)
     kept = history.History(history.folder(root, machine))
     wanted = [m.strip() for m in (arguments.metrics or "").split(",") if m.strip()] or rules.gate
-    entries = kept.aa(wanted)
+    entries = kept.aa(wanted, rules)
 
     def allowed(metric: str, key: str) -> Margin:
         return margin.of_metric(metric, rules, "separate", entries, key)

@@ -164,10 +164,11 @@ def case_facts(result: Result, case: Case) -> dict[str, str]:
 
 
 def _engine(trial: Trial) -> dict[str, Any]:
+    """What the engine told of itself; a float is a measurement, such as the seconds to start."""
     found: dict[str, Any] = {
         f"engine.{name}": value
         for name, value in trial.engine_facts.items()
-        if isinstance(value, str | int | float | bool)
+        if isinstance(value, str | int)
     }
     proof = trial.proofs[0]
     runtime = proof.runtime if proof else None

@@ -19,7 +19,7 @@ from harness.comparing import margin, rules, samples, values
 from harness.comparing.samples import Runs
 from harness.errors import ArmbenchError, Exit, NotComparable
 from harness.history import History
-from harness.records.comparison import Margin, RunValues, Step
+from harness.records.comparison import AaEntry, Margin, RunValues, Step
 from harness.records.run import Result
 from harness.reports.history import history_sheet
 from harness.reports.reading import Reading
@@ -163,18 +163,50 @@ def test_invalid_cases_are_no_part_of_a_history(tmp_path: Path) -> None:
     assert indexed(tmp_path, [bad]).by_question() == {}
 
 
-def test_neighbouring_runs_of_the_same_software_are_a_a_comparisons(tmp_path: Path) -> None:
-    every = [run_at(day, 100.0 + day) for day in range(1, 8)]
-    every[6].facts = {"software.torch": "2.14.0"}
-    found = indexed(tmp_path, every).aa(["decode_tok_per_s", "mbu"])
-    assert len(found) == 3  # six alike make three pairs; the seventh is another software
+def aa_of(where: Path, every: list[RunValues], **more: str) -> list[AaEntry]:
+    return indexed(where, every).aa(["decode_tok_per_s", "mbu"], rules.read(), **more)  # type: ignore[arg-type]
+
+
+def test_neighbouring_runs_of_the_same_commit_are_a_a_comparisons(tmp_path: Path) -> None:
+    every = [run_at(day, 100.0 + day, commit="c0ffee") for day in range(1, 8)]
+    every[6].commit = "decaf"
+    found = aa_of(tmp_path, every)
+    assert len(found) == 3  # six alike make three pairs; the seventh is another commit
     assert {e.setting for e in found} == {"separate"}
     assert found[0].ratios == {"decode_tok_per_s": pytest.approx(math.log(102 / 101))}
 
 
+def test_runs_of_unknown_or_several_commits_are_no_a_a_comparisons(tmp_path: Path) -> None:
+    every = [run_at(day, 100.0) for day in range(1, 5)]
+    assert aa_of(tmp_path, every) == []
+    history.note(tmp_path, "main", ["1.json", "2.json", "3.json", "4.json"])
+    for file in ("1.json", "2.json", "3.json", "4.json"):
+        history.note(tmp_path, "main", [file], commit="c0ffee")  # it had its label already
+    assert len(History(tmp_path).aa(["decode_tok_per_s"], rules.read())) == 2
+    history.note(tmp_path, "other", ["4.json"], commit="decaf")
+    assert len(History(tmp_path).aa(["decode_tok_per_s"], rules.read())) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["memory.total", "software.torch", "target.server", "engine.compute_threads"]
+)
+def test_runs_in_another_environment_are_no_a_a_comparison(name: str, tmp_path: Path) -> None:
+    every = [run_at(day, 100.0, commit="c0ffee") for day in (1, 2)]
+    assert len(aa_of(tmp_path / "same", every)) == 1
+    of = every[1].cases[0] if name.startswith("engine.") else every[1]
+    of.facts = {**of.facts, name: "other"}
+    assert aa_of(tmp_path / "other", every) == []
+
+
+def test_what_is_judged_and_what_came_later_have_no_part_in_its_margin(tmp_path: Path) -> None:
+    every = [run_at(day, 100.0, commit="c0ffee") for day in range(1, 9)]
+    assert len(aa_of(tmp_path, every)) == 4
+    assert len(aa_of(tmp_path, every, before=every[5].created)) == 2  # days 1 to 5
+
+
 def test_margins_narrow_as_a_history_grows(tmp_path: Path) -> None:
-    every = [run_at(day, level) for day, level in enumerate(noise(24, 4), start=1)]
-    entries = indexed(tmp_path, every).aa(["decode_tok_per_s"])
+    every = [run_at(day, level, commit="c0ffee") for day, level in enumerate(noise(24, 4), start=1)]
+    entries = aa_of(tmp_path, every)
     shipped, key = rules.read(), entries[0].question
     found = margin.of_metric("decode_tok_per_s", shipped, "separate", entries, key)
     assert found.n == 12
