@@ -114,10 +114,15 @@ class Ab:
     def open(self, outcome: GateOutcome) -> bool:
         """Whether more blocks may still decide it.
 
-        Trials that were disturbed leave it open as long as neither side was it in every one.
+        Trials that were disturbed leave it open as long as neither side was it in every one. A case
+        or a metric that the head lacks does not: no block brings it back.
         """
-        if outcome.exit != Exit.INVALID:
+        if outcome.exit != Exit.INVALID or outcome.comparison is None:
             return outcome.exit == Exit.INCONCLUSIVE
+        cases = [case for pair in outcome.comparison.pairs for case in pair.cases]
+        disturbed = {case.label for case in cases if case.faults}
+        if any(row.case not in disturbed for row in outcome.rows if row.state == "invalid"):
+            return False
         groups = [group for key in SIDES for group in self.runs(key).groups()]
         return all(any(case.valid for _, case in group.members) for group in groups)
 

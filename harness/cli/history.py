@@ -9,6 +9,8 @@ from typing import Any
 from harness.cli.output import detect_machine, print_json, results_folder
 from harness.errors import ArmbenchError, Exit
 
+_COMMIT = "of the code that was measured: neighbouring runs of one commit tell the noise margin"
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -34,7 +36,7 @@ def add(commands: Any) -> None:
     index = parts.add_parser("index", help="take in results that are not in the history yet")
     _shared(index)
     index.add_argument("--ref", metavar="REF", help="branch or label to note with those")
-    index.add_argument("--commit", metavar="SHA", help="commit of the code that was measured")
+    index.add_argument("--commit", metavar="SHA", help=_COMMIT)
     index.set_defaults(handler=_index)
     note = parts.add_parser("note", help="label runs, as a baseline by name")
     note.add_argument("ref", metavar="REF", help="a branch, or any label")
@@ -42,7 +44,7 @@ def add(commands: Any) -> None:
         "files", nargs="+", metavar="RESULT", help="results of this machine, folders, or latest"
     )
     _shared(note)
-    note.add_argument("--commit", metavar="SHA", help="commit of the code that was measured")
+    note.add_argument("--commit", metavar="SHA", help=_COMMIT)
     note.set_defaults(handler=_note)
 
 

@@ -169,6 +169,50 @@ def test_a_resumed_comparison_is_judged_by_the_rules_it_was_begun_with(
     assert [row.metric for row in outcome.rows] == ["decode_tok_per_s"]
 
 
+# Beside the case that both sides have: what the baseline alone tells.
+MORE = """
+import copy
+if sys.argv[4] == "case":
+    case = copy.deepcopy(body["plan"]["cases"][0])
+    case["id"], case["load"]["input_tokens"] = 1, 999
+    body["plan"]["cases"].append(case)
+    body["trials"] += [{**copy.deepcopy(trial), "case": 1} for trial in body["trials"]]
+if sys.argv[4] == "metric":
+    for trial in body["trials"]:
+        counts = ("minor_faults", "major_faults", "voluntary_switches", "involuntary_switches")
+        trial["usage"] = {name: 0 for name in (*counts, "user_s", "system_s")}
+        trial["usage"]["peak_rss_bytes"] = 10**9
+(folder / "result.json").write_text(json.dumps(body))
+"""
+
+
+@pytest.mark.parametrize("lost", ["case", "metric"])
+def test_what_the_head_lost_ends_it_at_the_first_look(lost: str, bench: Path, rules: Rules) -> None:
+    rules.gate = ["decode_tok_per_s", "peak_rss_bytes"]
+    text = BENCH.replace("if len(sys.argv) > 4", "if len(sys.argv) > 5")
+    (bench / "bench.py").write_text(text + MORE)
+    state = planned(bench, rules, command(bench, 10.0, lost), command(bench, 10.0, "nothing"))
+    outcome = conduct.Ab(state, folder(bench)).conduct()
+    assert outcome.exit == Exit.INVALID
+    assert state.looked == [4]
+
+
+def test_a_disturbed_case_leaves_it_open_until_most_trials_can_be_believed(
+    bench: Path, rules: Rules
+) -> None:
+    disturb = """
+count = int(folder.name.partition("-")[0])
+body["trials"][0]["invalid"] = ["steal of 20 %"] if sys.argv[4] == "x" and count < 3 else []
+(folder / "result.json").write_text(json.dumps(body))
+"""
+    text = BENCH.replace("if len(sys.argv) > 4", "if len(sys.argv) > 5")
+    (bench / "bench.py").write_text(text + disturb)
+    state = planned(bench, rules, command(bench, 10.0, "x"), command(bench, 10.0, "y"))
+    outcome = conduct.Ab(state, folder(bench)).conduct()
+    assert state.looked[:2] == [4, 6]
+    assert outcome.exit == Exit.FINE
+
+
 def test_a_spent_budget_is_inconclusive_not_passed(bench: Path, rules: Rules) -> None:
     state = planned(bench, rules, command(bench, 10.0), command(bench, 10.0), budget_s=0.001)
     outcome = conduct.Ab(state, folder(bench)).conduct()
