@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from xml.etree import ElementTree as ET
 
@@ -16,6 +17,7 @@ from harness.comparing.samples import Runs
 from harness.errors import Exit
 from harness.records.comparison import GateOutcome, GateRow
 from harness.records.load import Arrivals, Capacity, Probe, ServingLoad, Slo
+from harness.records.money import Price
 from harness.records.run import Case, LoadPoint, Variant
 from harness.reports import comparison as sheets
 from harness.reports import gate_files
@@ -214,6 +216,48 @@ def test_markdown_fits_into_a_comment(rules: Rules) -> None:
     text = gate_files.gate_markdown(GateOutcome(exit=0, summary="passed", rows=rows))
     assert len(text) < 65_536
     assert "cut here" in text
+
+
+def test_what_is_cut_is_folded_in_again_and_two_fit_into_a_comment(rules: Rules) -> None:
+    columns = {"decode_tok_per_s": FAST}
+    told = [{f"fact{n}": letter * 150 for n in range(200)} for letter in "ab"]
+    old, new = (
+        side(label, run_values(case_values(columns), file=label, facts=facts))
+        for label, facts in zip(("old", "new"), told, strict=True)
+    )
+    text = gate_files.gate_markdown(gate.gate(new, old, rules))
+    assert 25_000 < len(text) < 65_536 // 2
+    assert text.index("<details>") < text.index("cut here") < text.index("</details>")
+    assert text.count("<details>") == text.count("</details>") == 1
+    rows = [GateRow(case=f"case {n}", metric="x", state="unchanged", text="y") for n in range(2000)]
+    plain = gate_files.gate_markdown(GateOutcome(exit=0, summary="passed", rows=rows))
+    assert "cut here" in plain
+    assert "details>" not in plain
+
+
+@pytest.mark.parametrize("currency", ["<img src=x> @you [x](https://x)", "x\n\n# y\n@you"])
+def test_a_currency_is_no_markdown(currency: str, rules: Rules) -> None:
+    columns = {"output_tok_per_s": FAST}
+    old, new = (
+        side(label, run_values(case_values(columns), file=label, price=price(amount, currency)))
+        for label, amount in (("old", 1.0), ("new", 2.0))
+    )
+    lines = gate_files.gate_markdown(gate.gate(new, old, rules)).splitlines()
+    assert any("you" in line for line in lines)
+    outside = [strip_code(line) for line in lines if "details>" not in line]
+    assert all(mark not in text for text in outside for mark in ("<", "@", "](", "# y"))
+
+
+def price(amount: float, currency: str) -> Price:
+    return Price(
+        provider="x",
+        sku="x",
+        amount=amount,
+        currency=currency,
+        unit="instance-hour",
+        source="s",
+        as_of=datetime.date(2026, 1, 1),
+    )
 
 
 def test_the_sheet_puts_what_fails_first(rules: Rules) -> None:
