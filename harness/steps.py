@@ -18,7 +18,7 @@ def steps(
     at: Sequence[str],
     direction: Direction,
     margin: Margin,
-    scale: Scale = "ratio",
+    scale: Scale,
 ) -> list[Step]:
     """The changes of level in `levels`; a step within the margin counts as unchanged.
 
@@ -45,7 +45,7 @@ def steps(
 
 
 def newest(
-    found: Sequence[Step], direction: Direction, margin: Margin, scale: Scale = "ratio"
+    found: Sequence[Step], direction: Direction, margin: Margin, scale: Scale
 ) -> Verdict | None:
     """The newest level against the one of the last improvement, or else the first one.
 

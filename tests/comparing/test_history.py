@@ -72,17 +72,17 @@ def test_a_constant_series_has_no_step() -> None:
 def test_a_step_within_the_margin_is_unchanged() -> None:
     levels = [*noise(20, 1, spread=0.001), *noise(20, 2, level=98.0, spread=0.001)]
     at = [str(i) for i in range(40)]
-    assert [s.verdict for s in steps.steps(levels, at, "higher", MARGIN)] == ["unchanged"]
+    assert [s.verdict for s in steps.steps(levels, at, "higher", MARGIN, "ratio")] == ["unchanged"]
     levels = [*noise(20, 1), *noise(20, 2, level=80.0)]
     for direction, word in (("higher", "regressed"), ("lower", "improved"), ("none", None)):
-        step = steps.steps(levels, at, direction, MARGIN)[0]  # type: ignore[arg-type]
+        step = steps.steps(levels, at, direction, MARGIN, "ratio")[0]  # type: ignore[arg-type]
         assert (step.index, step.at, step.verdict) == (20, "20", word)
         assert step.ratio == pytest.approx(0.8, abs=0.02)
 
 
 def stepped(*levels: float) -> list[Step]:
     every = [x for n, level in enumerate(levels) for x in noise(15, n, level, spread=0.001)]
-    return steps.steps(every, [str(i) for i in range(len(every))], "higher", MARGIN)
+    return steps.steps(every, [str(i) for i in range(len(every))], "higher", MARGIN, "ratio")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_newest_level_is_held_against_the_last_improvement_or_the_first_leve
 ) -> None:
     found = stepped(*levels)
     assert len(found) == len(levels) - 1
-    assert steps.newest(found, "higher", MARGIN) == word
+    assert steps.newest(found, "higher", MARGIN, "ratio") == word
 
 
 def test_a_step_of_a_metric_with_an_absolute_margin_is_a_difference(tmp_path: Path) -> None:
@@ -120,6 +120,7 @@ def test_a_step_of_a_metric_with_an_absolute_margin_is_a_difference(tmp_path: Pa
     (found,) = indexed(tmp_path, every).series(["failed_share"], shipped, allowed)
     assert [(s.index, s.verdict) for s in found.steps] == [(12, "unchanged"), (24, "regressed")]
     assert found.newest == "regressed"
+    assert "newest level is worse" in history_sheet([found]).notes[-1]
 
 
 def run_at(day: int, level: float, **more: object) -> RunValues:
