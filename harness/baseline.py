@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness import history, store
-from harness.comparing import samples, values
+from harness.comparing import question, samples, values
+from harness.comparing.ratio import MANY_RUNS
 from harness.comparing.rules import Rules
 from harness.comparing.samples import Runs
-from harness.errors import ArmbenchError
+from harness.errors import ArmbenchError, NotComparable
 from harness.machine.detect import machine_slug
-from harness.records.comparison import RunValues
+from harness.records.comparison import CaseValues, RunValues
 from harness.records.run import Result
 
 MOST_RUNS = 20  # of a history: older ones were measured by another world
@@ -66,18 +67,19 @@ def find(
 
     A result file or a folder of them; runs of this machine's history that were noted under that
     branch or label; the newest result of the same machine and plan that is committed on a git
-    branch. Raises ArmbenchError, naming all three, where there is none.
+    branch. Runs of `new` itself are no part of it. Raises ArmbenchError, naming all three, where
+    there is none, and NotComparable where there is none but `new`.
     """
     path = Path(name)
     if path.exists():
-        return side(path, where=where, reader=reader)
-    first = new.runs[0]
-    kept = of_history(name, first, results, rules, reader)
+        return _others(side(path, where=where, reader=reader), new)
+    kept = of_history(name, new, results, rules, reader)
     if kept.runs:
         return samples.narrowed(kept, where or {})
-    committed = of_branch(name, first, results, reader)
+    committed = of_branch(name, new, results, reader)
     if committed is not None:
         return samples.narrowed(committed, where or {})
+    first = new.runs[0]
     raise ArmbenchError(
         f"there is no baseline {name!r}: no such file or folder, no run of {first.machine} noted "
         f"under it, no result of plan {first.plan} committed on such a branch",
@@ -85,25 +87,71 @@ def find(
     )
 
 
+def _others(found: Runs, new: Runs, folder: Path = Path()) -> Runs:
+    """`found`, whose files are relative to `folder`, without the runs of `new`.
+
+    Raises NotComparable where there were none but those.
+    """
+    mine = {Path(run.file).resolve() for run in new.runs}
+    left = [
+        run
+        for run in found.runs
+        if (folder / run.file).resolve() not in mine and not _among(run, new)
+    ]
+    if found.runs and not left:
+        raise _itself(found.label)
+    return Runs(label=found.label, runs=left, results=found.results)
+
+
+def _itself(label: str) -> NotComparable:
+    return NotComparable(
+        f"{label} has no run but the new one, which can't be held against itself",
+        hint="give an older result, or a label that older runs were noted under",
+    )
+
+
+def _among(run: RunValues, new: Runs) -> bool:
+    """Whether `run` is one of `new` in another place: as old, of that machine, the same figures."""
+    return any(
+        (run.created, run.machine) == (one.created, one.machine)
+        and all(_figures(case) in map(_figures, run.cases) for case in one.cases)
+        for one in new.runs
+    )
+
+
+def _figures(case: CaseValues) -> tuple[str, dict[str, float | None]]:
+    typical = {name: samples.typical(case, name) for name in case.values}
+    return question.key(case.question), typical
+
+
 def of_history(
     ref: str,
-    new: RunValues,
+    new: Runs,
     results: Path,
     rules: Rules,
     reader: Callable[[Path], Result] = store.load,
 ) -> Runs:
-    """The last runs that were noted under `ref` on the same machine in the same state.
+    """The last other runs that were noted under `ref` on the same machine in the same state.
 
-    Several give one mean each. A single one gives its repeats, if its result is still there.
+    Many give one mean each. Below `MANY_RUNS` each has its repeats, if its result is still there.
     """
-    every = history.History(history.folder(results, new.machine)).runs(ref, new.plan)
-    fit = [run for run in every if _alike(run, new, rules)][-MOST_RUNS:]
-    label = f"{ref} (history)"
-    if len(fit) == 1:
-        file = results / store.safe_name(new.machine) / fit[0].file
-        if file.is_file():
-            return samples.load(file, label=label, reader=reader)
-    return Runs(label=label, runs=fit)
+    first = new.runs[0]
+    home = results / store.safe_name(first.machine)
+    every = history.History(home / history.FOLDER).runs(ref, first.plan)
+    alike = [run for run in every if _alike(run, first, rules)]
+    found = _others(Runs(label=f"{ref} (history)", runs=alike), new, home)
+    found.runs = found.runs[-MOST_RUNS:]
+    return found if len(found.runs) >= MANY_RUNS else _with_repeats(found, home, reader)
+
+
+def _with_repeats(found: Runs, home: Path, reader: Callable[[Path], Result]) -> Runs:
+    whole = Runs(label=found.label, runs=[])
+    for run in found.runs:
+        file = home / run.file
+        one = samples.load(file, reader=reader) if file.is_file() else Runs(label="", runs=[run])
+        whole.runs += one.runs
+        whole.results |= one.results
+    return whole
 
 
 def _alike(a: RunValues, b: RunValues, rules: Rules) -> bool:
@@ -116,34 +164,44 @@ def _alike(a: RunValues, b: RunValues, rules: Rules) -> bool:
 
 
 def of_branch(
-    branch: str, new: RunValues, results: Path, reader: Callable[[Path], Result] = store.load
+    branch: str, new: Runs, results: Path, reader: Callable[[Path], Result] = store.load
 ) -> Runs | None:
-    """The newest result of the machine and plan of `new` that is committed on `branch`.
+    """The newest result of the machine and plan of `new`, other than it, committed on `branch`.
 
-    None where this is no git repository, it has no such branch, or none is committed there.
+    None where this is no git repository, it has no such branch, or none is committed there. Raises
+    NotComparable where there is none but `new`.
     """
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{branch}^{{commit}}")
     top = _git("rev-parse", "--show-toplevel")
     if commit is None or top is None:
         return None
-    folder = results.resolve() / store.safe_name(new.machine) / store.safe_name(new.plan)
+    first = new.runs[0]
+    folder = results.resolve() / store.safe_name(first.machine) / store.safe_name(first.plan)
     root, key = Path(os.fsdecode(top.rstrip(b"\n"))), commit.decode().strip()
     if not folder.is_relative_to(root):
         return None
     inside = folder.relative_to(root).as_posix()
     listed = _git("ls-tree", "--full-tree", "--name-only", "-z", key, "--", f"{inside}/")
     names = [n for n in os.fsdecode(listed or b"").split("\0") if n.endswith(".json")]
-    newest = max(names, default=None)
-    body = _git("show", f"{key}:{newest}") if newest else None
-    if newest is None or body is None:
-        return None
+    for file in sorted(names, reverse=True):
+        body = _git("show", f"{key}:{file}")
+        if body is None:
+            return None
+        name = f"{branch}:{file}"
+        result = _read(body, Path(file).name, reader)
+        run = values.of_result(result, name, ref=branch, commit=key)
+        if not _among(run, new):
+            return Runs(label=name, runs=[run], results={name: result})
+    if names:
+        raise _itself(branch)
+    return None
+
+
+def _read(body: bytes, name: str, reader: Callable[[Path], Result]) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / Path(newest).name
+        path = Path(scratch) / name
         path.write_bytes(body)
-        result = reader(path)
-    name = f"{branch}:{newest}"
-    run = values.of_result(result, name, ref=branch, commit=key)
-    return Runs(label=name, runs=[run], results={name: result})
+        return reader(path)
 
 
 def _git(*arguments: str) -> bytes | None:

@@ -57,9 +57,9 @@ def gate(
 
 
 def unusable(side: Runs) -> list[str]:
-    """Why nothing of `side` may pass; empty where it may."""
+    """Why nothing of `side` may pass; empty where it may, or can't be compared at all."""
     if not any(run.cases for run in side.runs):
-        return ["it has no case"]
+        return [] if any(run.probes for run in side.runs) else ["it has no case"]
     found = [f"{run.file} is not finished" for run in side.runs if not run.finished]
     cases = [case for run in side.runs for case in run.cases]
     if not any(case.repeats for case in cases):

@@ -2,9 +2,9 @@
 
 `<results>/<machine>/history/` holds files of JSON lines that only grow: `runs.jsonl`, one line for
 each finished result, with what many runs share in `heads.jsonl`; `aa.jsonl`, one for each A/A
-comparison; `notes.jsonl`, one for each label that a run was given later. All can be deleted: the
-index is made again from the results (without labels), and without A/A comparisons margins are the
-defaults of the gate.
+comparison; `notes.jsonl`, one for each label and commit that a run was given later. All can be
+deleted: the index is made again from the results (without labels), and without A/A comparisons
+margins are the defaults of the gate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -27,11 +26,12 @@ from harness.errors import ArmbenchError
 from harness.records.comparison import AaEntry, CaseValues, Margin, RunValues
 from harness.records.history import Head, Line, Note, Series
 from harness.records.run import Result
-from harness.steps import FEW, steps
+from harness.steps import FEW, newest, steps
 
 FOLDER = "history"
 RUNS, HEADS, AA, NOTES = "runs.jsonl", "heads.jsonl", "aa.jsonl", "notes.jsonl"
 AA_MOST = 100  # pairs of each question that count: older ones were measured in another world
+_SAME = ("software.", "engine.", "target.")  # facts of runs that measured the same
 LATEST = 1000  # runs of each question that are searched for steps
 
 L = TypeVar("L", Line, Head, AaEntry, Note)
@@ -64,7 +64,13 @@ class History:
         self.heads = {head.key: head for head in _lines(where / HEADS, Head)}
         every = (line for line in _lines(where / RUNS, Line) if line.head in self.heads)
         self.lines = sorted(every, key=lambda line: line.created)
-        self.notes = {(note.file, note.ref) for note in _lines(where / NOTES, Note)}
+        noted = list(_lines(where / NOTES, Note))
+        self.notes = {(note.file, note.ref) for note in noted}
+        self.commits: dict[str, set[str]] = {}  # by file
+        told = [(line.file, line.commit) for line in self.lines]
+        for file, commit in told + [(note.file, note.commit) for note in noted]:
+            if commit is not None:
+                self.commits.setdefault(file, set()).add(commit)
 
     def by_question(self) -> dict[str, list[Point]]:
         """Valid cases by the key of their question, oldest first."""
@@ -113,21 +119,56 @@ class History:
             cases=cases,
         )
 
-    def aa(self, wanted: Collection[str]) -> list[AaEntry]:
-        """A/A comparisons: those that were made, and those that runs give, of these metrics.
+    def made(self) -> list[AaEntry]:
+        """The A/A comparisons that `armbench ab --aa` made."""
+        return list(_lines(self.where / AA, AaEntry))
 
-        Neighbouring runs of the same software on the same question are separate A/A comparisons;
-        no run is in two pairs, so that they are independent.
+    def aa(
+        self, wanted: Collection[str], rules: Rules, *, before: str | None = None
+    ) -> list[AaEntry]:
+        """A/A comparisons of these metrics: those that were made, and those that runs give.
+
+        Neighbouring runs on the same question are separate A/A comparisons where they are known to
+        be of the same commit and agree in all that `_same` holds them to: a change of the code, or
+        of what surrounds it, is no noise. No run is in two pairs, so that they are independent.
+        Only runs from `before` that instant count: what is judged has no part in its own margin.
         """
-        found = list(_lines(self.where / AA, AaEntry))
+        found = self.made()
         for key, points in self.by_question().items():
+            earlier = [p for p in points if before is None or p.line.created < before]
             pairs = [
                 pair
-                for same in _stretches(points[-2 * AA_MOST :])
+                for same in self._stretches(earlier[-2 * AA_MOST :], rules)
                 for pair in zip(same[::2], same[1::2], strict=False)
             ]
             found += [_separate(key, a, b, wanted) for a, b in pairs]
         return found
+
+    def _stretches(self, points: Sequence[Point], rules: Rules) -> list[list[Point]]:
+        """Runs in a row that measured the same; none of one whose commit is not known."""
+        found: list[list[Point]] = []
+        last = None
+        for point in points:
+            key = self._same(point, rules)
+            if key is not None and key == last:
+                found[-1].append(point)
+            elif key is not None:
+                found.append([point])
+            last = key
+        return found
+
+    def _same(self, point: Point, rules: Rules) -> tuple[str, dict[str, str]] | None:
+        """The commit and the facts that runs of the same share; None without one single commit.
+
+        Facts of the software, the engine and the endpoint, and what a gate wants to be the same.
+        """
+        commits = self.commits.get(point.line.file, set())
+        if len(commits) != 1:
+            return None
+        run = point.head.run
+        facts = {**run.facts, **run.cases[point.case].facts}
+        kept = {k: v for k, v in facts.items() if k in rules.must_match or k.startswith(_SAME)}
+        return next(iter(commits)), kept
 
     def series(
         self,
@@ -213,9 +254,9 @@ def note(where: Path, ref: str, files: Iterable[str], *, commit: str | None = No
         raise ArmbenchError(
             f"no finished run: {', '.join(missing)}", hint="finish it with `armbench run --resume`"
         )
-    there = {(note.file, note.ref) for note in _lines(where / NOTES, Note)}
-    new = [Note(file=file, ref=ref, commit=commit) for file in asked if (file, ref) not in there]
-    _append(where / NOTES, new)
+    there = {(n.file, n.ref, c) for n in _lines(where / NOTES, Note) for c in (n.commit, None)}
+    new = [Note(file=file, ref=ref, commit=commit) for file in asked]
+    _append(where / NOTES, [n for n in new if (n.file, n.ref, n.commit) not in there])
 
 
 def index(
@@ -284,23 +325,6 @@ def split(run: RunValues) -> tuple[Head, Line]:
     return head, line
 
 
-def _stretches(points: Sequence[Point]) -> list[list[Point]]:
-    """Runs in a row whose software is the same."""
-    found: list[list[Point]] = [[p] for p in points[:1]]
-    for before, after in pairwise(points):
-        if _software(before) == _software(after):
-            found[-1].append(after)
-        else:
-            found.append([after])
-    return found
-
-
-def _software(point: Point) -> tuple[str | None, dict[str, str]]:
-    facts = point.head.run.facts
-    told = {name: text for name, text in facts.items() if name.startswith("software.")}
-    return point.line.commit, told
-
-
 def _separate(key: str, a: Point, b: Point, wanted: Collection[str]) -> AaEntry:
     both = {name: (a.value(name), b.value(name)) for name in wanted}
     return AaEntry(
@@ -322,6 +346,8 @@ def _series(name: str, told: Sequence[tuple[Point, float]], rules: Rules, margin
     at = [point.line.created for point, _ in told]
     last = told[-1][0]
     case: CaseValues = last.head.run.cases[last.case]
+    direction, scale = rules.direction(name), rules.scale(name)
+    found = steps(levels, at, direction, margin, scale)
     return Series(
         machine=last.head.run.machine,
         label=case.label,
@@ -330,6 +356,7 @@ def _series(name: str, told: Sequence[tuple[Point, float]], rules: Rules, margin
         at=at,
         values=levels,
         files=[point.line.file for point, _ in told],
-        steps=steps(levels, at, rules.direction(name), margin),
+        steps=found,
+        newest=newest(found, direction, margin, scale),
         note=None if len(levels) >= FEW else f"{len(levels)} runs: a step shows from {FEW} on",
     )

@@ -149,14 +149,14 @@ def asked_repeats(result: Result, case: Case) -> int:
     return sum(number == case.id for number, _ in result.plan.order) or result.plan.repeats
 
 
-def _is_probe(result: Result, case: Case) -> bool:
+def is_probe(result: Result, case: Case) -> bool:
     """Whether a search for the capacity tried `case`: some of its rates are too high by intent."""
     return any(probe.case == case.id for one in result.capacities for probe in one.probes)
 
 
 def case_valid(result: Result, case: Case) -> bool:
     """Whether more than half of the case's repeats can be believed; one of a probe's attempts."""
-    if _is_probe(result, case):
+    if is_probe(result, case):
         return bool(valid_trials(result.trials, case))
     return 2 * len(valid_trials(result.trials, case)) > asked_repeats(result, case)
 
@@ -201,7 +201,7 @@ def _case_warnings(result: Result, case: Case, told: Told) -> list[str]:
             notes += served_warnings(trial, case, figures.get(id(trial)))
         if trial.warmup_stable is False:
             notes.append(("warm-up", "warm-up did not become stable"))
-    if _is_probe(result, case):
+    if is_probe(result, case):
         notes = [(kind, text) for kind, text in notes if kind not in _RISES]
     found = [f"{label(case)}: {text}" for text in _told(notes)]
     if bad:

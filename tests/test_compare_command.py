@@ -16,28 +16,29 @@ from tests.inside import armbench
 (RESULT,) = Path(__file__).parents[1].glob("results/*/quick/*.json")
 
 
-def test_a_result_passes_against_itself_and_fails_when_it_is_slower(tmp_path: Path) -> None:
-    same = armbench("gate", str(RESULT), "--baseline", str(RESULT))
-    assert same.returncode == Exit.FINE, same.stderr
-    slow = store.load(RESULT)
-    for trial in slow.trials:
-        for record in trial.records:
-            start = record.started_ns or record.sent_ns
-            record.token_ns = [start + 3 * (t - start) for t in record.token_ns]
-        if trial.window_ns is not None:
-            trial.window_ns = (
-                trial.window_ns[0],
-                max(t for r in trial.records for t in r.token_ns),
-            )
-    store.save(slow, tmp_path / "slow.json")
+def test_a_result_passes_against_its_like_and_fails_when_it_is_slower(tmp_path: Path) -> None:
+    for name, step_ms in (("old", 10.0), ("like", 10.01), ("slow", 30.0)):
+        store.save(made([step_ms, step_ms * 1.01, step_ms * 0.99]), tmp_path / f"{name}.json")
+    words = ("--baseline", str(tmp_path / "old.json"))
+    same = armbench("gate", str(tmp_path / "like.json"), *words)
+    assert same.returncode == Exit.FINE, same.stdout
     junit, page = tmp_path / "gate.xml", tmp_path / "gate.md"
     worse = armbench(
-        *("gate", str(tmp_path / "slow.json"), "--baseline", str(RESULT)),
+        *("gate", str(tmp_path / "slow.json"), *words),
         *("--junit", str(junit), "--markdown", str(page)),
     )
     assert worse.returncode == Exit.REGRESSION, worse.stdout
     assert "<failure" in junit.read_text()
     assert "regressed" in page.read_text()
+
+
+def test_a_result_is_never_its_own_baseline(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(RESULT.read_bytes())
+    for baseline in (RESULT, RESULT.parent, copy):
+        done = armbench("gate", str(RESULT), "--baseline", str(baseline), "--where", "engine=torch")
+        assert done.returncode == Exit.NOT_COMPARABLE, done.stdout
+        assert "has no run but the new one" in done.stderr
 
 
 def test_an_empty_result_never_passes(tmp_path: Path) -> None:

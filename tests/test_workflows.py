@@ -197,11 +197,91 @@ def test_what_can_not_run_fails_and_says_so(checkout: Path) -> None:
     assert measure(checkout, ARMBENCH="/nowhere/armbench").returncode == Exit.USER
 
 
+def recording(checkout: Path, body: str = "") -> str:
+    """An `armbench` that only writes down what it was told, and does what `body` says."""
+    program = checkout.parent / "recording"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >"{checkout.parent}/told"\n{body}\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def arguments(checkout: Path) -> list[str]:
+    return (checkout.parent / "told").read_text().splitlines()
+
+
+def test_what_was_merged_into_the_base_meanwhile_is_no_change_of_the_head(checkout: Path) -> None:
+    left = git(checkout, "rev-parse", "HEAD~1").strip()
+    git(checkout, "checkout", "-q", "-b", "feature", left)
+    git(checkout, "commit", "-q", "--allow-empty", "-m", "feature")
+    done = measure(checkout, ARMBENCH=recording(checkout), BASE="main", HEAD="feature")
+    assert done.returncode == Exit.FINE, done.stderr
+    assert f"--base=git:{left}" in arguments(checkout)
+    git(checkout, "checkout", "-q", "--orphan", "unrelated")
+    git(checkout, "commit", "-q", "--allow-empty", "-m", "unrelated")
+    done = measure(checkout, ARMBENCH=recording(checkout), BASE="main", HEAD="unrelated")
+    assert "--base=git:main" in arguments(checkout)
+    assert "::warning::no commit that base and head share" in done.stdout
+
+
+def test_words_of_every_line_of_the_run_are_passed_on(checkout: Path) -> None:
+    run = "quick --load single_stream\n  --input-tokens 64\n--output-tokens 32\n"
+    measure(checkout, ARMBENCH=recording(checkout), RUN=run)
+    told = arguments(checkout)
+    assert told[told.index("--") + 1 :] == run.split()
+
+
+def test_a_second_use_in_one_job_shows_nothing_of_the_first(checkout: Path) -> None:
+    out = checkout.parent / "temp" / "armbench-ab"
+    first = recording(checkout, f'echo "of the first" >"{out}/summary.md"')
+    measure(checkout, ARMBENCH=first)
+    assert "of the first" in (checkout.parent / "summary").read_text()
+    (checkout.parent / "summary").unlink()
+    measure(checkout, ARMBENCH=recording(checkout, "exit 1"))
+    assert "without a verdict" in (checkout.parent / "summary").read_text()
+
+
+def comment(tmp_path: Path, written: str) -> list[str]:
+    """What the comment's step asks of `gh`, which has found the comments `written` as ours."""
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir(exist_ok=True)
+    program = bin_dir / "gh"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >>asked\n[ "$2" != --paginate ] || printf "%s" "{written}"\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "asked").unlink(missing_ok=True)
+    for name in ("ubuntu-24.04", "ubuntu-24.04-arm"):
+        folder = tmp_path / "perf" / f"perf-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.md").write_text(f"of {name}\n")
+    (step,) = [s for s in workflow("perf.yml")["jobs"]["comment"]["steps"] if "run" in s]
+    told = {"PATH": f"{bin_dir}:{os.environ['PATH']}", "GITHUB_REPOSITORY": "o/r", "NUMBER": "7"}
+    subprocess.run(["bash", "-ec", step["run"]], cwd=tmp_path, env=os.environ | told, check=True)
+    return (tmp_path / "asked").read_text().splitlines()
+
+
+def test_the_comment_that_is_replaced_is_the_one_with_our_mark(tmp_path: Path) -> None:
+    asked = comment(tmp_path, "41\n42\n")
+    body = (tmp_path / "comment.md").read_text()
+    mark = body.splitlines()[0]
+    assert mark.startswith("<!--")
+    assert mark in asked[0]
+    assert "github-actions[bot]" in asked[0]
+    assert asked[1:] == ["api --method PATCH repos/o/r/issues/comments/41 -F body=@comment.md"]
+    assert "of ubuntu-24.04\n" in body
+    assert "of ubuntu-24.04-arm\n" in body
+    assert comment(tmp_path, "")[1:] == ["pr comment 7 --repo o/r --body-file comment.md"]
+
+
 def test_a_cancelled_step_leaves_no_checkout(checkout: Path) -> None:
+    """A runner writes the step into a file, and signals the shell that reads it, no other."""
+    (step,) = [s for s in action()["runs"]["steps"] if s.get("id") == "measure"]
+    script = checkout.parent / "step.sh"
+    script.write_text(step["run"])
     process = subprocess.Popen(
-        ["bash", str(ACTION / "measure")],
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
         cwd=checkout,
-        env=variables(checkout),
+        env=variables(checkout, GITHUB_ACTION_PATH=str(ACTION)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

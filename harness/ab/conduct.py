@@ -15,7 +15,6 @@ from harness.ab import planning, schedule, sides, trial
 from harness.comparing import question, values
 from harness.comparing.compare import compare, match
 from harness.comparing.rows import Wish
-from harness.comparing.rules import Rules
 from harness.comparing.samples import Runs
 from harness.errors import Exit, NotComparable
 from harness.records.ab import AbSide, AbState, AbTrial, SideKey
@@ -58,13 +57,13 @@ class Ab:
         self,
         state: AbState,
         folder: Path,
-        rules: Rules,
         *,
         listener: Listener | None = None,
         aa: Sequence[AaEntry] = (),
         reader: Callable[[Path], Result] = store.load,
     ) -> None:
-        self.state, self.folder, self.rules, self.reader = state, folder, rules, reader
+        self.state, self.folder, self.reader = state, folder, reader
+        self.rules = rules = planning.rules_of(state)
         self.listener: Listener = listener or Silent()
         level = schedule.level(state.alpha, state.looks)
         self.wish = Wish(
@@ -115,10 +114,15 @@ class Ab:
     def open(self, outcome: GateOutcome) -> bool:
         """Whether more blocks may still decide it.
 
-        Trials that were disturbed leave it open as long as neither side was it in every one.
+        Trials that were disturbed leave it open as long as neither side was it in every one. A case
+        or a metric that the head lacks does not: no block brings it back.
         """
-        if outcome.exit != Exit.INVALID:
+        if outcome.exit != Exit.INVALID or outcome.comparison is None:
             return outcome.exit == Exit.INCONCLUSIVE
+        cases = [case for pair in outcome.comparison.pairs for case in pair.cases]
+        disturbed = {case.label for case in cases if case.faults}
+        if any(row.case not in disturbed for row in outcome.rows if row.state == "invalid"):
+            return False
         groups = [group for key in SIDES for group in self.runs(key).groups()]
         return all(any(case.valid for _, case in group.members) for group in groups)
 

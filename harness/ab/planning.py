@@ -47,6 +47,7 @@ def plan(
         order=schedule.order(planned[-1], seed),
         looks=planned,
         alpha=rules.alpha,
+        rules=msgspec.to_builtins(rules),
         budget_s=budget_s,
         repository=str(repository.absolute()) if repository else None,
         cwd=str(Path.cwd()),
@@ -80,11 +81,17 @@ def describe(state: AbState) -> list[str]:
     return lines
 
 
+def rules_of(state: AbState) -> Rules:
+    """The rules that the comparison was begun with."""
+    return msgspec.convert(state.rules, Rules)
+
+
 def load(folder: Path) -> AbState:
     """The comparison in `folder`. Raises ArmbenchError for one that can't be read or is newer."""
     path = folder / STATE
     try:
         state = msgspec.json.decode(path.read_bytes(), type=AbState)
+        rules_of(state)
     except OSError as error:
         raise ArmbenchError(f"{path} cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:

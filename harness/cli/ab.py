@@ -13,13 +13,12 @@ from harness.cli.output import add_verdict, detect_machine, results_folder, writ
 from harness.errors import ArmbenchError, Exit
 
 if TYPE_CHECKING:
-    from harness.comparing.rules import Rules
     from harness.records.ab import AbSide, AbState
     from harness.records.comparison import GateOutcome
 
 DEFAULT_RUN = ("quick", "--load", "single_stream")
 _NOT_WITH_RESUME = (
-    *("base", "head", "aa", "command", "setup", "repository", "seed", "blocks", "run"),
+    *("base", "head", "aa", "command", "setup", "repository", "seed", "blocks", "rules", "run"),
 )
 
 
@@ -71,11 +70,9 @@ def add(commands: Any) -> None:
 def _ab(arguments: argparse.Namespace) -> Exit:
     from harness import history
     from harness.ab import planning
-    from harness.comparing import rules as all_rules
     from harness.machine.detect import machine_slug
 
-    rules = all_rules.read(Path(arguments.rules) if arguments.rules else None)
-    state = _resumed(arguments) if arguments.resume else _planned(arguments, rules)
+    state = _resumed(arguments) if arguments.resume else _planned(arguments)
     if arguments.dry_run:
         return _dry_run(state, as_json=arguments.json)
     if arguments.resume:
@@ -85,7 +82,7 @@ def _ab(arguments: argparse.Namespace) -> Exit:
         machine = machine_slug(detect_machine(None))
         where = history.folder(results_folder(arguments), machine)
         folder = planning.new_folder(where, datetime.datetime.now(datetime.UTC))
-    outcome = _conduct(state, folder, rules, where)
+    outcome = _conduct(state, folder, where)
     write_verdict(arguments, outcome, "ab")
     return Exit(outcome.exit)
 
@@ -111,8 +108,9 @@ def _seconds(text: str) -> float:
     return parse_duration(text)
 
 
-def _planned(arguments: argparse.Namespace, rules: Rules) -> AbState:
+def _planned(arguments: argparse.Namespace) -> AbState:
     from harness.ab import planning, schedule
+    from harness.comparing import rules
 
     repository = Path(arguments.repository or ".")
     base, head = _sides(arguments, repository)
@@ -125,7 +123,7 @@ def _planned(arguments: argparse.Namespace, rules: Rules) -> AbState:
     return planning.plan(
         base,
         head,
-        rules,
+        rules.read(Path(arguments.rules) if arguments.rules else None),
         seed=1 if arguments.seed is None else arguments.seed,
         least=least,
         most=most,
@@ -195,7 +193,7 @@ def _dry_run(state: AbState, *, as_json: bool) -> Exit:
     return Exit.FINE
 
 
-def _conduct(state: AbState, folder: Path, rules: Rules, where: Path) -> GateOutcome:
+def _conduct(state: AbState, folder: Path, where: Path) -> GateOutcome:
     """Run it; an A/A comparison is added to the history in `where`."""
     from harness import history
     from harness.ab.conduct import Ab, keep_aa
@@ -204,8 +202,8 @@ def _conduct(state: AbState, folder: Path, rules: Rules, where: Path) -> GateOut
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    known = history.History(where).aa(rules.gate)
-    comparing = Ab(state, folder, rules, listener=AbLines(say), aa=known)
+    known = history.History(where).made()
+    comparing = Ab(state, folder, listener=AbLines(say), aa=known)
     say(f"comparison: {folder}")
     try:
         outcome = comparing.conduct()

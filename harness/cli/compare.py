@@ -101,14 +101,21 @@ def _where(arguments: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def _known(sides: Sequence[Runs], results: Path, rules: Rules) -> list[AaEntry]:
-    """The A/A comparisons of the machine that all sides ran on; none where there are two."""
+def _known(
+    sides: Sequence[Runs], results: Path, rules: Rules, *, judged: Sequence[Runs] = ()
+) -> list[AaEntry]:
+    """The A/A comparisons of the machine that all sides ran on; none where there are two.
+
+    Those that runs give are older than the sides that are `judged`.
+    """
     from harness import history
 
     machines = {run.machine for side in sides for run in side.runs}
     if len(machines) != 1:
         return []
-    return history.History(history.folder(results, machines.pop())).aa(rules.gate)
+    before = min((run.created for side in judged for run in side.runs), default=None)
+    kept = history.History(history.folder(results, machines.pop()))
+    return kept.aa(rules.gate, rules, before=before)
 
 
 def _compare(arguments: argparse.Namespace) -> Exit:
@@ -133,7 +140,7 @@ def _compare(arguments: argparse.Namespace) -> Exit:
         rules=rules,
         vary=_names(arguments.vary),
         only=_names(arguments.only),
-        aa=_known(sides, results, rules),
+        aa=_known(sides, results, rules, judged=sides[1:]),
     )
     found = compare.compare(sides, wish)
     asked = _names(arguments.metrics)
@@ -163,7 +170,7 @@ def _gate(arguments: argparse.Namespace) -> Exit:
         new,
         old,
         rules,
-        aa=_known([new, old], results, rules),
+        aa=_known([new, old], results, rules, judged=[new]),
         allow=_names(arguments.allow),
         vary=_names(arguments.vary),
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.cli.output import detect_machine, print_json, results_folder
 from harness.errors import ArmbenchError, Exit
 
-if TYPE_CHECKING:
-    from harness.records.history import Series
+_COMMIT = "of the code that was measured: neighbouring runs of one commit tell the noise margin"
 
 
 def add(commands: Any) -> None:
@@ -27,14 +26,17 @@ def add(commands: Any) -> None:
     top.add_argument("--plan", metavar="NAME", help="only runs of this plan")
     top.add_argument("--rules", metavar="FILE", help="margins (default: configs/gate.toml)")
     top.add_argument(
-        "--check", action="store_true", help="exit 3 where the newest level of a metric regressed"
+        "--check",
+        action="store_true",
+        help="exit 3 where the newest level of a metric is worse than the last improved one, or "
+        "else the first",
     )
     top.set_defaults(handler=_list)
     parts = top.add_subparsers(metavar="")
     index = parts.add_parser("index", help="take in results that are not in the history yet")
     _shared(index)
     index.add_argument("--ref", metavar="REF", help="branch or label to note with those")
-    index.add_argument("--commit", metavar="SHA", help="commit of the code that was measured")
+    index.add_argument("--commit", metavar="SHA", help=_COMMIT)
     index.set_defaults(handler=_index)
     note = parts.add_parser("note", help="label runs, as a baseline by name")
     note.add_argument("ref", metavar="REF", help="a branch, or any label")
@@ -42,7 +44,7 @@ def add(commands: Any) -> None:
         "files", nargs="+", metavar="RESULT", help="results of this machine, folders, or latest"
     )
     _shared(note)
-    note.add_argument("--commit", metavar="SHA", help="commit of the code that was measured")
+    note.add_argument("--commit", metavar="SHA", help=_COMMIT)
     note.set_defaults(handler=_note)
 
 
@@ -84,7 +86,7 @@ def _list(arguments: argparse.Namespace) -> Exit:
         history.index(root, machine, reader=reader)
     kept = history.History(history.folder(root, machine))
     wanted = [m.strip() for m in (arguments.metrics or "").split(",") if m.strip()] or rules.gate
-    entries = kept.aa(wanted)
+    entries = kept.aa(wanted, rules)
 
     def allowed(metric: str, key: str) -> Margin:
         return margin.of_metric(metric, rules, "separate", entries, key)
@@ -99,11 +101,8 @@ def _list(arguments: argparse.Namespace) -> Exit:
         print_json(every)
     else:
         show_sheet(history_sheet(every), console())
-    return Exit.REGRESSION if arguments.check and any(map(_regressed, every)) else Exit.FINE
-
-
-def _regressed(one: Series) -> bool:
-    return bool(one.steps) and one.steps[-1].verdict == "regressed"
+    regressed = any(one.newest == "regressed" for one in every)
+    return Exit.REGRESSION if arguments.check and regressed else Exit.FINE
 
 
 def _index(arguments: argparse.Namespace) -> Exit:

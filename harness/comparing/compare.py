@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from msgspec.structs import replace
 
 import harness
-from harness.comparing import environment, fair, outputs, question, samples
+from harness.comparing import environment, fair, outputs, question, ratio, samples
 from harness.comparing.contrast import Contrast
 from harness.comparing.rows import Wish, Worked, decide, rows_of
 from harness.comparing.samples import Group, Runs
-from harness.errors import ArmbenchError
+from harness.errors import ArmbenchError, NotComparable
 from harness.records.comparison import (
     COMPARISON_SCHEMA,
     CaseRow,
@@ -86,12 +86,25 @@ def match(
     vary = question.PARTS if wish.only else wish.vary
     pairs, only_a, only_b = question.match(cases_a, cases_b, vary)
     if not pairs:
+        for side in (a, b):
+            if not side.groups() and _probes(side):
+                raise NotComparable(
+                    f"{side.label} has nothing but {_probes(side)} that a capacity search tried: "
+                    "each search chooses its own",
+                    hint="hold loads of the same rate against each other: `armbench load --rate`",
+                )
         raise question.refuse(cases_a, cases_b, (a.label, b.label), vary)
     return (
         [(left[id(x)], right[id(y)]) for x, y in pairs],
         [left[id(x)] for x in only_a],
         [right[id(y)] for y in only_b],
     )
+
+
+def _probes(side: Runs) -> str:
+    """`3 rates`, of all its runs; empty where none searched for its capacity."""
+    count = sum(run.probes for run in side.runs)
+    return f"{count} rate{'s' if count > 1 else ''}" if count else ""
 
 
 def _case_row(
@@ -249,6 +262,8 @@ def _notes(
     found = list(dict.fromkeys(fair.matched(x, y) for x, y in matched))
     for side in (a, b):
         found += [f"{run.file} is not finished" for run in side.runs if not run.finished]
+        if told := _probes(side):
+            found.append(f"{side.label}: {told} that a capacity search tried are left out")
     if wish.only:
         asked = [question.differing(x.case.question, y.case.question) for x, y in matched]
         parts = sorted({part for each in asked for part in each})
@@ -257,6 +272,11 @@ def _notes(
         found.append(
             "the sides were measured at different times: what differs between runs for that alone "
             "is in the noise margin, not in the intervals; `armbench ab` interleaves them"
+        )
+    if any(samples.few_runs(x, y) for x, y in matched):
+        found.append(
+            "a single run against a few: where the newest of these has repeats, they are what "
+            f"counts, for it takes {ratio.MANY_RUNS} runs to tell how one scatters"
         )
     counts = [n for x, y in matched for n in (len(x.case.repeats), len(y.case.repeats))]
     if _single(a) and _single(b) and min(counts, default=4) == 1:

@@ -22,6 +22,20 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("conditions", "placement", "client"), "settings"),
     "plan": "plan",
 }
+# The names of `facts`; beside them one software.NAME for each package.
+NAMES = (
+    *("cpu.architecture", "cpu.product", "cpu.core", "cpu.vendor", "cpu.midr", "cpu.stepping"),
+    *("cpu.sve_bits", "cpu.features", "topology.vcpus", "topology.vcpu"),
+    *("topology.physical_cores", "topology.threads_per_core", "topology.packages"),
+    *("topology.numa_nodes", "topology.llc_domains", "caches", "memory.total", "memory.page"),
+    *("memory.dimm", "memory.peak", "limits.allowed_cpus", "limits.cpu_quota", "limits.memory"),
+    *("limits.container", "limits.hypervisor", "cloud.instance", "cloud.region", "kernel", "os"),
+    *("software.armbench", "conditions.governor", "conditions.frequency_driver"),
+    *("conditions.boost", "conditions.smt", "conditions.numa_balancing", "conditions.thp"),
+    *("conditions.clock", "target.server", "target.model", "target.recipe", "target.body"),
+    *("client.host", "placement.wish", "placement.cpus", "placement.driver_cpus", "plan.name"),
+    *("plan.repeats", "plan.seed", "plan.prompt_set", "plan.prompts"),
+)
 _SETTINGS = ("governor", "frequency_driver", "boost", "smt", "numa_balancing", "thp")
 
 
@@ -44,6 +58,11 @@ def facts(result: Result) -> dict[str, str]:
         "plan.prompt_set": (result.plan.prompt_set_sha256 or "")[:12] or None,
     }
     return _told(found)
+
+
+def known(name: str) -> bool:
+    """Whether `name` is one of `facts`."""
+    return name in NAMES or name.startswith("software.")
 
 
 def _told(found: Mapping[str, Any]) -> dict[str, str]:
@@ -145,10 +164,11 @@ def case_facts(result: Result, case: Case) -> dict[str, str]:
 
 
 def _engine(trial: Trial) -> dict[str, Any]:
+    """What the engine told of itself; a float is a measurement, such as the seconds to start."""
     found: dict[str, Any] = {
         f"engine.{name}": value
         for name, value in trial.engine_facts.items()
-        if isinstance(value, str | int | float | bool)
+        if isinstance(value, str | int)
     }
     proof = trial.proofs[0]
     runtime = proof.runtime if proof else None

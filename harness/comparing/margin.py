@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from statistics import NormalDist
 
 from harness.comparing.rules import Rules
 from harness.records.comparison import AaEntry, Margin, Setting
 
+_POINTS = 400  # of a sum in place of an integral
 LEAST_AA = 5  # A/A comparisons below which their spread says too little
 
 
@@ -44,7 +47,8 @@ def _noise(
             value=rules.default(setting),
             source=f"default for {setting} runs: {few} A/A comparisons of this machine are known",
         )
-    value = from_ratios([e.ratios[metric] for e in chosen])
+    bound = from_runs if setting == "separate" else from_ratios
+    value = bound([e.ratios[metric] for e in chosen])
     what = "of this question" if chosen is same else "of other questions"
     return Margin(
         value=max(rules.margin.least, value),
@@ -63,3 +67,36 @@ def from_ratios(logarithms: Sequence[float]) -> float:
 
     spread = math.sqrt(sum(x * x for x in logarithms) / len(logarithms))
     return math.expm1(student_t(len(logarithms)) * spread)
+
+
+def from_runs(logarithms: Sequence[float]) -> float:
+    """The same of pairs of separate runs, by the median of their absolute logarithms.
+
+    Between such runs something may have changed that no fact tells. One pair astride of such a
+    step would carry the root mean square; the median it moves by one place. Over normal noise the
+    next comparison stays within the bound with 95 % probability as well, which of five pairs is a
+    sixth wider.
+    """
+    ordered = sorted(map(abs, logarithms))
+    return math.expm1(_factor(len(ordered)) * ordered[len(ordered) // 2])
+
+
+@lru_cache
+def _factor(n: int) -> float:
+    """How many medians of `n` absolute normal values the next one stays within, at 95 %.
+
+    The median is value number r = n // 2 + 1 by size, so that its quantile is Beta(r, n - r + 1):
+    the probability is averaged over that distribution, and the factor found by halving.
+    """
+    normal, r = NormalDist(), n // 2 + 1
+    at = [(i + 0.5) / _POINTS for i in range(_POINTS)]
+    density = [math.exp((r - 1) * math.log(u) + (n - r) * math.log1p(-u)) for u in at]
+    medians = [normal.inv_cdf((1 + u) / 2) for u in at]
+    low, high = 1.0, 1000.0
+    while high - low > 1e-6 * low:
+        middle = (low + high) / 2
+        inside = [
+            d * (2 * normal.cdf(middle * m) - 1) for d, m in zip(density, medians, strict=True)
+        ]
+        low, high = (middle, high) if sum(inside) < 0.95 * sum(density) else (low, middle)
+    return high

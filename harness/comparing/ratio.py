@@ -104,7 +104,9 @@ def _why_no_interval(a: Side, b: Side) -> str:
     unit = a.unit if a.unit == b.unit else "value"
     if a.n == b.n == 1:
         return f"one {unit} a side tells no spread"
-    return f"{a.n} and {b.n} {unit}s tell no spread"
+    more = MANY_RUNS - max(a.n, b.n)
+    hint = f": note {more} more" if unit == "run" and more > 0 else ""
+    return f"{a.n} and {b.n} {unit}s tell no spread{hint}"
 
 
 def rank_test(

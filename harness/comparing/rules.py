@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Struct, field
 
 from harness import metrics, places
+from harness.comparing import environment
 from harness.comparing.verdict import Correction
-from harness.errors import ArmbenchError
+from harness.errors import ArmbenchError, unknown_name
 from harness.metrics import Direction
 from harness.records.comparison import Scale, Setting
 
@@ -89,19 +90,23 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`: tables are joined key by key, the rest is replaced."""
+    """`over` on top of `base`: tables are joined key by key at any depth, the rest is replaced."""
     found = dict(base)
     for name, value in over.items():
         old = found.get(name)
-        found[name] = (
-            {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-        )
+        if isinstance(old, dict) and isinstance(value, dict):
+            found[name] = _merged(old, value)
+        else:
+            found[name] = value
     return found
 
 
 def _check(rules: Rules, path: Path) -> None:
     for name in [*rules.gate, *rules.metrics]:
         metrics.metric(name)
+    for name in rules.must_match:
+        if not environment.known(name):
+            raise unknown_name("fact of must_match", name, environment.NAMES)
     shares = {"alpha": rules.alpha, "power": rules.power}
     for name, value in shares.items():
         if not 0 < value < 1:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from harness import store
 from harness.comparing import question, values
-from harness.comparing.ratio import Side
+from harness.comparing.ratio import MANY_RUNS, Side
 from harness.errors import ArmbenchError
 from harness.records.comparison import CaseValues, RunValues, Scale
 from harness.records.run import Result
@@ -125,16 +125,33 @@ def units(a: Group, b: Group, metric: str, scale: Scale) -> tuple[Side, Side, bo
 
     Runs of interleaved blocks are paired by block. One single run a side gives its repeats, paired
     where both cases ran in the rounds of one run. Several runs give one mean each, since repeats of
-    one run resemble each other more than those of another.
+    one run resemble each other more than those of another; a single run against too few to tell
+    how such means scatter is held against the repeats of the newest.
     """
     if _blocked(a) and _blocked(b):
         return _by_block(a, b, metric, scale)
     if len(a.members) == 1 and len(b.members) == 1:
         return _by_repeat(a, b, metric)
+    if few_runs(a, b):
+        newest = [Side(values=_column(_newest(group), metric)) for group in (a, b)]
+        if min(side.n for side in newest) > 1:
+            return newest[0], newest[1], False
     left, right = _by_run(a, metric, scale), _by_run(b, metric, scale)
     if min(left.n, right.n) == 1 and not _as_long(a, b):
         left = replace(left, unit="shorter run")  # the spread of longer runs is not its own
     return left, right, False
+
+
+def few_runs(a: Group, b: Group) -> bool:
+    """Whether a single run is held against several that are too few to tell its spread."""
+    one, many = sorted((len(a.members), len(b.members)))
+    return one == 1 < many < MANY_RUNS
+
+
+def _newest(group: Group) -> CaseValues:
+    """The case in the last of its runs that can be believed."""
+    cases = [case for _, case in group.members]
+    return next((case for case in reversed(cases) if case.valid), cases[-1])
 
 
 def _by_run(group: Group, metric: str, scale: Scale) -> Side:
@@ -185,12 +202,19 @@ def _by_repeat(a: Group, b: Group, metric: str) -> tuple[Side, Side, bool]:
     if run_a.file != run_b.file:
         return Side(values=_column(case_a, metric)), Side(values=_column(case_b, metric)), False
     left, right = (_by_number(c, metric) for c in (case_a, case_b))
-    both = [number for number in left if number in right]
-    return (
-        Side(values=[left[n] for n in both]),
-        Side(values=[right[n] for n in both]),
-        True,
-    )
+    return _together(left, right, [n for n in left if n in right], "repeat")
+
+
+def _together(
+    left: Mapping[int, float], right: Mapping[int, float], both: Sequence[int], unit: str
+) -> tuple[Side, Side, bool]:
+    """The values of the numbers in `both`, paired.
+
+    Where there is none, each side's own, unpaired: a metric that one side lost is not lost unseen.
+    """
+    tables = [{n: table[n] for n in both} if both else table for table in (left, right)]
+    sides = [Side(values=list(table.values()), unit=unit) for table in tables]
+    return sides[0], sides[1], bool(both)
 
 
 def _by_number(case: CaseValues, metric: str) -> dict[int, float]:
@@ -201,11 +225,9 @@ def _by_number(case: CaseValues, metric: str) -> dict[int, float]:
 def _by_block(a: Group, b: Group, metric: str, scale: Scale) -> tuple[Side, Side, bool]:
     """Blocks in which both sides have the same number of values, each as its mean."""
     left, right = (_blocks(g, metric, scale) for g in (a, b))
-    both = [n for n in sorted(left) if len(left[n]) == len(right.get(n, [])) > 0]
-    sides = [
-        Side(values=[_mean(table[n], scale) for n in both], unit="block") for table in (left, right)
-    ]
-    return sides[0], sides[1], True
+    both = [n for n in sorted(left) if len(left[n]) == len(right.get(n, []))]
+    means = [{n: _mean(v, scale) for n, v in table.items()} for table in (left, right)]
+    return _together(means[0], means[1], both, "block")
 
 
 def _blocks(group: Group, metric: str, scale: Scale) -> dict[int, list[float]]:

@@ -22,7 +22,11 @@ def of_result(
     ref: str | None = None,
     commit: str | None = None,
 ) -> RunValues:
-    """What `result` of `file` gives to compare; `only` names the metrics that are wanted."""
+    """What `result` of `file` gives to compare; `only` names the metrics that are wanted.
+
+    Probes of a capacity search are left out: each search chooses its own rates.
+    """
+    asked = [case for case in result.plan.cases if not validity.is_probe(result, case)]
     shape, unknown = result.machine.topology, result.machine.unknown
     cores_reason = None if shape.vcpu else unknown.get("topology.vcpu")
     return RunValues(
@@ -30,7 +34,8 @@ def of_result(
         created=result.created,
         machine=machine_slug(result.machine),
         plan=result.plan.name,
-        cases=[of_case(result, case, only) for case in result.plan.cases],
+        cases=[of_case(result, case, only) for case in asked],
+        probes=len(result.plan.cases) - len(asked),
         facts=environment.facts(result),
         finished=result.finished,
         tool=result.tool,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
-AB_SCHEMA = 1
+AB_SCHEMA = 2  # 2: with the rules
 
 SideKey = Literal["a", "b"]
 
@@ -41,7 +41,8 @@ class AbState(Struct, kw_only=True):
     """All of it. `order` has one word for each block: ABBA or BAAB.
 
     `looks` are the numbers of blocks after which it is decided whether to go on; each look is made
-    at `alpha` ÷ their number.
+    at `alpha` ÷ their number. `rules` are those of the gate, resolved: a resumed comparison is
+    judged by what it was begun with.
     """
 
     schema: int
@@ -52,6 +53,7 @@ class AbState(Struct, kw_only=True):
     order: list[str]
     looks: list[int]
     alpha: float
+    rules: dict[str, Any]
     budget_s: float | None
     trials: list[AbTrial] = field(default_factory=list)
     spent_s: float = 0.0

@@ -46,6 +46,7 @@ class RunValues(Struct, kw_only=True):
     machine: str  # its slug
     plan: str
     cases: list[CaseValues]
+    probes: int = 0  # rates that a capacity search tried, which are no cases here
     facts: dict[str, str] = field(default_factory=dict)  # everything that tells environments apart
     finished: bool = True
     tool: str = "armbench"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
-from harness.records.comparison import RunValues, Step
+from harness.records.comparison import RunValues, Step, Verdict
 
 
 class Head(Struct, kw_only=True):
@@ -37,7 +37,10 @@ class Note(Struct, kw_only=True):
 
 
 class Series(Struct, kw_only=True):
-    """One metric of one question over time on one machine, and its steps."""
+    """One metric of one question over time on one machine, and its steps.
+
+    `newest` is the verdict on the newest level against the last improved one, or the first.
+    """
 
     machine: str
     label: str
@@ -47,4 +50,5 @@ class Series(Struct, kw_only=True):
     values: list[float]
     files: list[str]
     steps: list[Step] = field(default_factory=list)
+    newest: Verdict | None = None
     note: str | None = None

@@ -21,7 +21,8 @@ from harness.reports.sheet import Column, Sheet
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _MARKS = {"invalid": "⛔", "regressed": "🔴", "inconclusive": "🟡", "improved": "🟢"}
-_LONGEST = 60_000  # characters; GitHub takes 65,536 in a comment
+_LONGEST = 30_000  # characters; GitHub takes 65,536 in a comment, which two of them share
+_FOLD, _END = "<details>", "</details>"
 
 
 def code(text: str) -> str:
@@ -39,8 +40,8 @@ def table(sheet: Sheet) -> list[str]:
 
 
 def _heading(column: Column) -> str:
-    text = f"{column.label} ({column.unit})" if column.unit else column.label
-    return text.replace("|", "\\|")
+    """Of a price, the unit comes from a result as well."""
+    return code(f"{column.label} ({column.unit})" if column.unit else column.label)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -65,11 +66,11 @@ def gate_markdown(outcome: GateOutcome, command: str = "gate") -> str:
 
 
 def _folded(comparison: Comparison) -> list[str]:
-    lines = ["<details><summary>Sides, fair shares, outputs, environments</summary>", ""]
+    lines = [f"{_FOLD}<summary>Sides, fair shares, outputs, environments</summary>", ""]
     for sheet in comparison_sheets(comparison)[1:]:
         lines += [f"**{code(sheet.title)}**", "", *table(sheet), ""]
         lines += [*(f"- {code(note)}" for note in sheet.notes), ""]
-    return [*lines, "</details>", ""]
+    return [*lines, _END, ""]
 
 
 def comparison_markdown(comparison: Comparison, only: Collection[str] = ()) -> str:
@@ -82,13 +83,15 @@ def comparison_markdown(comparison: Comparison, only: Collection[str] = ()) -> s
 
 
 def _cut(lines: Sequence[str]) -> str:
-    """Whole lines up to what a comment may hold."""
-    kept, length = [], 0
+    """Whole lines up to what a comment may hold; what is folded away ends with them."""
+    tail = ["", "… cut here: see the JSON for the rest", ""]
+    left = _LONGEST - len("\n".join([*tail, _END, ""]))
+    kept: list[str] = []
     for line in lines:
-        length += len(line) + 1
-        if length > _LONGEST:
-            kept += ["", "… cut here: see the JSON for the rest", ""]
-            break
+        left -= len(line) + 1
+        if left < 0:
+            folded = any(x.startswith(_FOLD) for x in kept) and _END not in kept
+            return "\n".join([*kept, *tail, *([_END, ""] if folded else [])])
         kept.append(line)
     return "\n".join(kept)
 

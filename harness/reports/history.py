@@ -43,4 +43,9 @@ def history_sheet(every: Sequence[Series]) -> Sheet:
         Column(label="verdict", right=False),
     ]
     notes = list(dict.fromkeys(one.note for one in every if one.note))
+    notes += [
+        f"{one.label} {one.metric}: the newest level is worse than the last improved or first one"
+        for one in every
+        if one.newest == "regressed"
+    ]
     return Sheet(title="history", columns=columns, rows=rows, notes=notes)

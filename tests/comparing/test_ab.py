@@ -78,7 +78,7 @@ def folder(bench: Path) -> Path:
 
 def test_a_slower_command_is_found_out(bench: Path, rules: Rules) -> None:
     state = planned(bench, rules, command(bench, 10.0), command(bench, 11.0))
-    outcome = conduct.Ab(state, folder(bench), rules).conduct()
+    outcome = conduct.Ab(state, folder(bench)).conduct()
     assert outcome.exit == Exit.REGRESSION
     assert state.looked == [4]
     assert len(state.trials) == 16
@@ -96,13 +96,13 @@ def test_the_same_command_twice_is_unchanged_and_kept_for_the_margin(
     both = command(bench, 10.0)
     state = planned(bench, rules, both, both)
     assert state.looks == [schedule.LEAST_BLOCKS]  # one that ends when it is quiet tells too little
-    comparing = conduct.Ab(state, folder(bench), rules)
+    comparing = conduct.Ab(state, folder(bench))
     outcome = comparing.conduct()
     assert outcome.exit == Exit.FINE
     assert outcome.comparison is not None
     where = bench / "history"
     assert conduct.keep_aa(state, outcome.comparison, comparing.runs("a"), where) == 1
-    kept = history.History(where).aa(rules.gate)
+    kept = history.History(where).made()
     assert kept[0].setting == "interleaved"
     key = question.key(comparing.runs("a").runs[0].cases[0].question)
     found = margin.of_metric("decode_tok_per_s", rules, "interleaved", kept * 5, key)
@@ -112,7 +112,7 @@ def test_the_same_command_twice_is_unchanged_and_kept_for_the_margin(
 
 def test_different_questions_end_after_the_first_block(bench: Path, rules: Rules) -> None:
     state = planned(bench, rules, command(bench, 10.0), command(bench, 10.0, "999"))
-    outcome = conduct.Ab(state, folder(bench), rules).conduct()
+    outcome = conduct.Ab(state, folder(bench)).conduct()
     assert outcome.exit == Exit.NOT_COMPARABLE
     assert "input_tokens" in outcome.summary
     assert len(state.trials) == 4
@@ -123,12 +123,12 @@ def test_a_command_that_fails_says_how_and_can_be_resumed(bench: Path, rules: Ru
     work = folder(bench)
     (bench / "template.json").rename(bench / "away.json")
     with pytest.raises(ArmbenchError, match="exit code 1") as caught:
-        conduct.Ab(state, work, rules).conduct()
+        conduct.Ab(state, work).conduct()
     assert "template.json" in caught.value.message
     assert "--resume" in str(caught.value.hint)
     (bench / "away.json").rename(bench / "template.json")
     again = planning.load(work)
-    assert conduct.Ab(again, work, rules).conduct().exit == Exit.FINE
+    assert conduct.Ab(again, work).conduct().exit == Exit.FINE
 
 
 def test_a_comparison_goes_on_where_it_stopped(bench: Path, rules: Rules) -> None:
@@ -144,21 +144,78 @@ def test_a_comparison_goes_on_where_it_stopped(bench: Path, rules: Rules) -> Non
     state = planned(bench, rules, command(bench, 10.0), command(bench, 10.0))
     work = folder(bench)
     with pytest.raises(KeyboardInterrupt):
-        conduct.Ab(state, work, rules, listener=Stop()).conduct()
+        conduct.Ab(state, work, listener=Stop()).conduct()
     again = planning.load(work)
     assert len(again.trials) == 6
     assert again.order == state.order
-    outcome = conduct.Ab(again, work, rules).conduct()
+    outcome = conduct.Ab(again, work).conduct()
     assert outcome.exit == Exit.FINE
     assert len(again.trials) == 16  # the block that was cut in two was run again as a whole
-    done = conduct.Ab(planning.load(work), work, rules).conduct()
+    done = conduct.Ab(planning.load(work), work).conduct()
     assert done.exit == Exit.FINE  # what is decided is not measured again
     assert len(planning.load(work).trials) == 16
 
 
+def test_a_resumed_comparison_is_judged_by_the_rules_it_was_begun_with(
+    bench: Path, rules: Rules
+) -> None:
+    rules.margin.interleaved = 0.3
+    state = planned(bench, rules, command(bench, 10.0), command(bench, 11.0))
+    assert conduct.Ab(state, folder(bench)).conduct().exit == Exit.FINE
+    again = planning.load(folder(bench))
+    assert planning.rules_of(again) == rules
+    outcome = conduct.Ab(again, folder(bench)).conduct()
+    assert outcome.exit == Exit.FINE
+    assert [row.metric for row in outcome.rows] == ["decode_tok_per_s"]
+
+
+# Beside the case that both sides have: what the baseline alone tells.
+MORE = """
+import copy
+if sys.argv[4] == "case":
+    case = copy.deepcopy(body["plan"]["cases"][0])
+    case["id"], case["load"]["input_tokens"] = 1, 999
+    body["plan"]["cases"].append(case)
+    body["trials"] += [{**copy.deepcopy(trial), "case": 1} for trial in body["trials"]]
+if sys.argv[4] == "metric":
+    for trial in body["trials"]:
+        counts = ("minor_faults", "major_faults", "voluntary_switches", "involuntary_switches")
+        trial["usage"] = {name: 0 for name in (*counts, "user_s", "system_s")}
+        trial["usage"]["peak_rss_bytes"] = 10**9
+(folder / "result.json").write_text(json.dumps(body))
+"""
+
+
+@pytest.mark.parametrize("lost", ["case", "metric"])
+def test_what_the_head_lost_ends_it_at_the_first_look(lost: str, bench: Path, rules: Rules) -> None:
+    rules.gate = ["decode_tok_per_s", "peak_rss_bytes"]
+    text = BENCH.replace("if len(sys.argv) > 4", "if len(sys.argv) > 5")
+    (bench / "bench.py").write_text(text + MORE)
+    state = planned(bench, rules, command(bench, 10.0, lost), command(bench, 10.0, "nothing"))
+    outcome = conduct.Ab(state, folder(bench)).conduct()
+    assert outcome.exit == Exit.INVALID
+    assert state.looked == [4]
+
+
+def test_a_disturbed_case_leaves_it_open_until_most_trials_can_be_believed(
+    bench: Path, rules: Rules
+) -> None:
+    disturb = """
+count = int(folder.name.partition("-")[0])
+body["trials"][0]["invalid"] = ["steal of 20 %"] if sys.argv[4] == "x" and count < 3 else []
+(folder / "result.json").write_text(json.dumps(body))
+"""
+    text = BENCH.replace("if len(sys.argv) > 4", "if len(sys.argv) > 5")
+    (bench / "bench.py").write_text(text + disturb)
+    state = planned(bench, rules, command(bench, 10.0, "x"), command(bench, 10.0, "y"))
+    outcome = conduct.Ab(state, folder(bench)).conduct()
+    assert state.looked[:2] == [4, 6]
+    assert outcome.exit == Exit.FINE
+
+
 def test_a_spent_budget_is_inconclusive_not_passed(bench: Path, rules: Rules) -> None:
     state = planned(bench, rules, command(bench, 10.0), command(bench, 10.0), budget_s=0.001)
-    outcome = conduct.Ab(state, folder(bench), rules).conduct()
+    outcome = conduct.Ab(state, folder(bench)).conduct()
     assert outcome.exit == Exit.INCONCLUSIVE
     assert "before the first look" in outcome.summary
     assert len(state.trials) == 4
@@ -173,10 +230,10 @@ def test_a_spent_budget_leaves_what_the_last_look_said(bench: Path, rules: Rules
     rules.margin.interleaved = 0.0  # nothing is ever unchanged, and nothing changed
     state = planned(bench, rules, command(bench, 10.0), like(bench))
     with pytest.raises(KeyboardInterrupt):
-        conduct.Ab(state, folder(bench), rules, listener=Stop()).conduct()
+        conduct.Ab(state, folder(bench), listener=Stop()).conduct()
     again = planning.load(folder(bench))
     again.budget_s = 0.001
-    outcome = conduct.Ab(again, folder(bench), rules).conduct()
+    outcome = conduct.Ab(again, folder(bench)).conduct()
     assert outcome.exit == Exit.INCONCLUSIVE
     assert outcome.rows[0].row is not None
     assert outcome.rows[0].row.ratio.n == (4, 4)  # of the look after 4 blocks, not of 5
@@ -185,7 +242,7 @@ def test_a_spent_budget_leaves_what_the_last_look_said(bench: Path, rules: Rules
 def test_no_block_is_begun_that_no_look_would_count(bench: Path, rules: Rules) -> None:
     both = command(bench, 10.0)
     state = planned(bench, rules, both, both, budget_s=10.0)
-    comparing = conduct.Ab(state, folder(bench), rules)
+    comparing = conduct.Ab(state, folder(bench))
     state.trials = [None] * 16  # type: ignore[list-item]
     state.spent_s = 8.0
     assert comparing.worth(1)
@@ -205,7 +262,7 @@ def test_a_command_that_gives_nothing_is_named(
 ) -> None:
     state = planned(bench, rules, text, text)
     with pytest.raises(ArmbenchError, match=words):
-        conduct.Ab(state, folder(bench), rules).conduct()
+        conduct.Ab(state, folder(bench)).conduct()
 
 
 def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
@@ -261,7 +318,7 @@ def test_two_commits_are_compared_in_checkouts_that_are_gone_afterwards(
     state = commits(bench, repository, rules)
     assert (state.a.kind, state.b.kind) == ("git", "git")
     assert state.a.commit == git(repository, "rev-parse", "HEAD~1").strip()
-    outcome = conduct.Ab(state, folder(bench), rules).conduct()
+    outcome = conduct.Ab(state, folder(bench)).conduct()
     assert outcome.exit == Exit.REGRESSION
     assert len(git(repository, "worktree", "list").splitlines()) == 1
     assert not any(Path(text).parent.exists() for text in state.checkouts)
@@ -273,7 +330,7 @@ def test_checkouts_are_removed_when_a_command_fails(
     state = commits(bench, repository, rules)
     (bench / "template.json").unlink()
     with pytest.raises(ArmbenchError):
-        conduct.Ab(state, folder(bench), rules).conduct()
+        conduct.Ab(state, folder(bench)).conduct()
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
@@ -284,7 +341,7 @@ def test_checkouts_that_a_kill_left_behind_are_removed_on_resuming(
     left = sides.new_checkout(state.a)
     sides.check_out(state.a, repository, left)
     state.checkouts = [str(left)]
-    conduct.Ab(state, folder(bench), rules).conduct()
+    conduct.Ab(state, folder(bench)).conduct()
     assert not left.parent.exists()
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
@@ -367,7 +424,7 @@ def test_a_state_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_what_happens_is_told_line_by_line(bench: Path, rules: Rules) -> None:
     lines: list[str] = []
     state = planned(bench, rules, command(bench, 10.0), like(bench), budget_s=600.0)
-    conduct.Ab(state, folder(bench), rules, listener=AbLines(lines.append)).conduct()
+    conduct.Ab(state, folder(bench), listener=AbLines(lines.append)).conduct()
     assert any(line.startswith("block 1/20, trial 1/4") for line in lines)
     assert "of the budget left" in lines[-2]
     assert lines[-1] == "after 4 blocks: passed: of 1 gated metrics 1 unchanged"

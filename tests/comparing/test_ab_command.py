@@ -96,11 +96,11 @@ def test_the_same_command_passes_and_is_kept_for_the_noise_margin(home: Path) ->
     assert done.returncode == Exit.FINE, done.stderr
     assert json.loads(done.stdout)["rows"][0]["state"] == "unchanged"
     assert "A/A comparisons kept for the noise margin: 1" in done.stderr
-    kept = history.History(comparison(home).parents[1]).aa(["decode_tok_per_s"])
+    kept = history.History(comparison(home).parents[1]).made()
     assert [(one.setting, one.n) for one in kept] == [("interleaved", 4)]
-    again = armbench("ab", "--resume", str(comparison(home)), "--rules", str(home / "rules.toml"))
+    again = armbench("ab", "--resume", str(comparison(home)))
     assert again.returncode == Exit.FINE, again.stderr
-    assert len(history.History(comparison(home).parents[1]).aa(["decode_tok_per_s"])) == 1
+    assert len(history.History(comparison(home).parents[1]).made()) == 1
 
 
 def test_a_dry_run_runs_and_writes_nothing(home: Path) -> None:
@@ -202,7 +202,7 @@ def test_after_a_kill_it_goes_on_with_what_was_measured(home: Path, repository: 
     assert len(killed.checkouts) == 2
     assert not nothing_left(home, repository)
     done = armbench(
-        *("ab", "--resume", str(comparison(home)), "--rules", str(home / "rules.toml")),
+        *("ab", "--resume", str(comparison(home))),
         env=environment(home),
     )
     assert done.returncode == Exit.REGRESSION, done.stderr
@@ -226,6 +226,7 @@ def test_after_a_kill_it_goes_on_with_what_was_measured(home: Path, repository: 
         (["--base", "true", "--blocks", "many"], "write it like 4-20"),
         (["--resume", "/nowhere"], "cannot be read"),
         (["--resume", "/nowhere", "--base", "true"], "flags would make it another"),
+        (["--resume", "/nowhere", "--rules", "rules.toml"], "flags would make it another"),
     ],
 )
 def test_what_can_not_be_compared_is_told_before_or_at_the_first_trial(

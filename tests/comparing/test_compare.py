@@ -16,6 +16,7 @@ from harness.comparing.rules import read
 from harness.errors import ArmbenchError
 from harness.prices import parse_price
 from harness.records.comparison import MetricRow, Pair
+from harness.records.load import Target
 from harness.records.machine import Conditions, Reading
 from harness.records.run import Agreement, Check, Result, Variant
 from harness.reports.gate_files import as_json
@@ -223,6 +224,23 @@ def test_power_is_read_from_an_energy_counter_where_there_is_one() -> None:
     counted = [trial(repeat=i, joules=(0.0, 40.0)) for i in range(3)]
     found = values.of_result(result(trials=counted), "a.json")
     assert found.cases[0].values[values.POWER] == pytest.approx([40.0] * 3)
+
+
+def test_every_fact_that_a_result_can_tell_may_be_asked_to_match(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "_told", dict)
+    target = Target(url="http://x", endpoint="completions", model="m")
+    made = result(target=target)
+    ready = Reading(value=2400.0, source="")
+    made.trials[0].before = Conditions(
+        at_ns=0,
+        readings=dict.fromkeys((*environment._SETTINGS, "frequency_mhz"), ready),
+    )
+    told = environment.facts(made)
+    packages = {f"software.{name}" for name in made.software}
+    assert told.keys() - packages == set(environment.NAMES)
+    assert all(environment.known(name) for name in told)
 
 
 def test_the_environments_are_told_apart_by_name() -> None:

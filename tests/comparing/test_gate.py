@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from xml.etree import ElementTree as ET
 
@@ -10,13 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import gate
+from harness.comparing import values
 from harness.comparing.rules import Rules, read
 from harness.comparing.samples import Runs
 from harness.errors import Exit
 from harness.records.comparison import GateOutcome, GateRow
+from harness.records.load import Arrivals, Capacity, Probe, ServingLoad, Slo
+from harness.records.money import Price
+from harness.records.run import Case, LoadPoint, Variant
 from harness.reports import comparison as sheets
 from harness.reports import gate_files
-from tests.comparing.builders import case_values, one, run_values, side
+from tests.comparing.builders import case_values, one, result, run_values, side, trial
 
 FAST = [10.0, 10.05, 9.95, 10.0]
 NOISY = [8.0, 12.0, 9.0, 11.0]
@@ -213,6 +218,48 @@ def test_markdown_fits_into_a_comment(rules: Rules) -> None:
     assert "cut here" in text
 
 
+def test_what_is_cut_is_folded_in_again_and_two_fit_into_a_comment(rules: Rules) -> None:
+    columns = {"decode_tok_per_s": FAST}
+    told = [{f"fact{n}": letter * 150 for n in range(200)} for letter in "ab"]
+    old, new = (
+        side(label, run_values(case_values(columns), file=label, facts=facts))
+        for label, facts in zip(("old", "new"), told, strict=True)
+    )
+    text = gate_files.gate_markdown(gate.gate(new, old, rules))
+    assert 25_000 < len(text) < 65_536 // 2
+    assert text.index("<details>") < text.index("cut here") < text.index("</details>")
+    assert text.count("<details>") == text.count("</details>") == 1
+    rows = [GateRow(case=f"case {n}", metric="x", state="unchanged", text="y") for n in range(2000)]
+    plain = gate_files.gate_markdown(GateOutcome(exit=0, summary="passed", rows=rows))
+    assert "cut here" in plain
+    assert "details>" not in plain
+
+
+@pytest.mark.parametrize("currency", ["<img src=x> @you [x](https://x)", "x\n\n# y\n@you"])
+def test_a_currency_is_no_markdown(currency: str, rules: Rules) -> None:
+    columns = {"output_tok_per_s": FAST}
+    old, new = (
+        side(label, run_values(case_values(columns), file=label, price=price(amount, currency)))
+        for label, amount in (("old", 1.0), ("new", 2.0))
+    )
+    lines = gate_files.gate_markdown(gate.gate(new, old, rules)).splitlines()
+    assert any("you" in line for line in lines)
+    outside = [strip_code(line) for line in lines if "details>" not in line]
+    assert all(mark not in text for text in outside for mark in ("<", "@", "](", "# y"))
+
+
+def price(amount: float, currency: str) -> Price:
+    return Price(
+        provider="x",
+        sku="x",
+        amount=amount,
+        currency=currency,
+        unit="instance-hour",
+        source="s",
+        as_of=datetime.date(2026, 1, 1),
+    )
+
+
 def test_the_sheet_puts_what_fails_first(rules: Rules) -> None:
     old = one("old", {"decode_tok_per_s": FAST, "prefill_tok_per_s": FAST})
     mixed = {"decode_tok_per_s": [0.7 * x for x in FAST], "prefill_tok_per_s": FAST}
@@ -225,3 +272,92 @@ def test_the_sheet_puts_what_fails_first(rules: Rules) -> None:
         assert all(len(line) == len(each.columns) for line in each.rows)
     assert json.loads(gate_files.as_json(outcome))["exit"] == 3
     assert "ratio" in gate_files.comparison_markdown(outcome.comparison)
+
+
+def blocks(label: str, columns: dict[str, list[float | None]]) -> Runs:
+    """A side of interleaved blocks, two runs in each."""
+    each = len(next(iter(columns.values())))
+    runs = [
+        run_values(
+            case_values({name: [column[n]] for name, column in columns.items()}),
+            file=f"{label}{n}.json",
+            block=n // 2,
+        )
+        for n in range(each)
+    ]
+    return side(label, *runs)
+
+
+def test_a_metric_that_the_head_tells_in_no_block_never_passes(rules: Rules) -> None:
+    rate: list[float | None] = [10.0, 10.01, 9.99, 10.0] * 5
+    base = blocks("base", {"decode_tok_per_s": rate, "ttft_p99_s": [1.0, 1.01] * 10})
+    outcome = gate.gate(blocks("head", {"decode_tok_per_s": rate}), base, rules)
+    assert outcome.exit == Exit.INVALID
+    assert not any("told by neither side: ttft_p99_s" in note for note in outcome.notes)
+    (lost,) = [row for row in outcome.rows if row.state == "invalid"]
+    assert (lost.metric, lost.text) == (
+        "ttft_p99_s",
+        "the baseline tells it, the new side does not",
+    )
+
+
+def test_a_metric_that_one_case_of_a_run_lacks_is_told_of_the_other(rules: Rules) -> None:
+    """Cases of one run are paired by their rounds, of which none may have both."""
+    columns = {"decode_tok_per_s": FAST, "prefill_tok_per_s": FAST}
+    cases = [case_values(columns, engine="torch"), case_values({}, engine="fake")]
+    cases[1].values, cases[1].repeats = {"decode_tok_per_s": FAST}, list(range(4))  # type: ignore[dict-item]
+    sides = [side(c.question["engine"], run_values(c, file="same.json")) for c in cases]
+    outcome = gate.gate(sides[1], sides[0], rules, vary=("engine",))
+    assert outcome.exit == Exit.INVALID
+    assert "does not" in next(r.text for r in outcome.rows if r.state == "invalid")
+
+
+def searched(label: str, *rates: float, loads: int = 0) -> Runs:
+    """A side that searched for its capacity over `rates`, after so many loads that were asked."""
+    points = [ServingLoad(concurrency=n + 1) for n in range(loads)]
+    points += [ServingLoad(arrivals=Arrivals(process="constant", rate=rate)) for rate in rates]
+    cases = [
+        Case(
+            id=number,
+            variant=Variant(engine="endpoint", dtype=None, threads=None),
+            load=LoadPoint(
+                kind="open" if point.arrivals else "closed",
+                batch=1,
+                input_tokens=64,
+                output_tokens=32,
+                requests=8,
+                serving=point,
+            ),
+        )
+        for number, point in enumerate(points)
+    ]
+    probes = [
+        Probe(case=n, rate=rate, sent=8, attained=8, low=0.7, high=1.0, verdict="holds")
+        for n, rate in enumerate(rates, start=loads)
+    ]
+    slo = Slo(name="x", bounds=(), target=0.9)
+    found = Capacity(slo=slo, rate=rates[-1], low=None, high=None, probes=probes)
+    made = result(
+        plan={"cases": cases, "repeats": 1},
+        trials=[trial(case=case.id) for case in cases],
+        capacities=[found],
+    )
+    return side(label, values.of_result(made, f"{label}.json"))
+
+
+def test_rates_that_two_capacity_searches_tried_are_not_held_against_each_other(
+    rules: Rules,
+) -> None:
+    new, old = searched("new", 2, 4, 6, loads=1), searched("old", 2, 4, 3, loads=1)
+    outcome = gate.gate(new, old, rules)
+    assert outcome.exit != Exit.INVALID
+    assert {row.case for row in outcome.rows} == {new.runs[0].cases[0].label}
+    assert "new: 3 rates that a capacity search tried are left out" in outcome.notes
+
+
+def test_a_capacity_search_alone_is_not_comparable(rules: Rules) -> None:
+    new, old = (searched(name, 2, 4) for name in ("new", "old"))
+    outcome = gate.gate(new, old, rules)
+    assert outcome.exit == Exit.NOT_COMPARABLE
+    assert "nothing but 2 rates that a capacity search tried" in outcome.summary
+    assert gate.gate(times(1.0), old, rules).exit == Exit.NOT_COMPARABLE

@@ -6,6 +6,7 @@ import math
 import random
 import statistics
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import baseline, changepoint, gate, history, steps, store
-from harness.comparing import margin, rules, values
+from harness.comparing import margin, rules, samples, values
 from harness.comparing.samples import Runs
-from harness.errors import ArmbenchError, Exit
+from harness.errors import ArmbenchError, Exit, NotComparable
 from harness.history import History
-from harness.records.comparison import Margin, RunValues
+from harness.records.comparison import AaEntry, Margin, RunValues, Step
 from harness.records.run import Result
 from harness.reports.history import history_sheet
 from harness.reports.reading import Reading
@@ -71,12 +72,55 @@ def test_a_constant_series_has_no_step() -> None:
 def test_a_step_within_the_margin_is_unchanged() -> None:
     levels = [*noise(20, 1, spread=0.001), *noise(20, 2, level=98.0, spread=0.001)]
     at = [str(i) for i in range(40)]
-    assert [s.verdict for s in steps.steps(levels, at, "higher", MARGIN)] == ["unchanged"]
+    assert [s.verdict for s in steps.steps(levels, at, "higher", MARGIN, "ratio")] == ["unchanged"]
     levels = [*noise(20, 1), *noise(20, 2, level=80.0)]
     for direction, word in (("higher", "regressed"), ("lower", "improved"), ("none", None)):
-        step = steps.steps(levels, at, direction, MARGIN)[0]  # type: ignore[arg-type]
+        step = steps.steps(levels, at, direction, MARGIN, "ratio")[0]  # type: ignore[arg-type]
         assert (step.index, step.at, step.verdict) == (20, "20", word)
         assert step.ratio == pytest.approx(0.8, abs=0.02)
+
+
+def stepped(*levels: float) -> list[Step]:
+    every = [x for n, level in enumerate(levels) for x in noise(15, n, level, spread=0.001)]
+    return steps.steps(every, [str(i) for i in range(len(every))], "higher", MARGIN, "ratio")
+
+
+@pytest.mark.parametrize(
+    ("levels", "word"),
+    [
+        ((100,), None),
+        ((100, 70, 69), "regressed"),  # the last step alone is within the margin
+        ((100, 97, 94, 91), "regressed"),
+        ((100, 70, 101), "unchanged"),
+        ((100, 130, 105), "regressed"),  # an improvement is what is held from then on
+        ((100, 98), "unchanged"),
+    ],
+)
+def test_the_newest_level_is_held_against_the_last_improvement_or_the_first_level(
+    levels: tuple[float, ...], word: str | None
+) -> None:
+    found = stepped(*levels)
+    assert len(found) == len(levels) - 1
+    assert steps.newest(found, "higher", MARGIN, "ratio") == word
+
+
+def test_a_step_of_a_metric_with_an_absolute_margin_is_a_difference(tmp_path: Path) -> None:
+    """From no failure to one in 2000 is infinitely more, and nothing."""
+    levels = [*[0.0] * 12, *[0.0005] * 12, *[0.05] * 12]
+    shares = [case_values({"failed_share": [level]}) for level in levels]
+    every = [
+        run_values(case, file=str(n), created=f"2026-10-01T00:00:{n:02}+00:00")
+        for n, case in enumerate(shares)
+    ]
+    shipped = rules.read()
+
+    def allowed(metric: str, key: str) -> Margin:
+        return margin.of_metric(metric, shipped, "separate", [], key)
+
+    (found,) = indexed(tmp_path, every).series(["failed_share"], shipped, allowed)
+    assert [(s.index, s.verdict) for s in found.steps] == [(12, "unchanged"), (24, "regressed")]
+    assert found.newest == "regressed"
+    assert "newest level is worse" in history_sheet([found]).notes[-1]
 
 
 def run_at(day: int, level: float, **more: object) -> RunValues:
@@ -120,18 +164,50 @@ def test_invalid_cases_are_no_part_of_a_history(tmp_path: Path) -> None:
     assert indexed(tmp_path, [bad]).by_question() == {}
 
 
-def test_neighbouring_runs_of_the_same_software_are_a_a_comparisons(tmp_path: Path) -> None:
-    every = [run_at(day, 100.0 + day) for day in range(1, 8)]
-    every[6].facts = {"software.torch": "2.14.0"}
-    found = indexed(tmp_path, every).aa(["decode_tok_per_s", "mbu"])
-    assert len(found) == 3  # six alike make three pairs; the seventh is another software
+def aa_of(where: Path, every: list[RunValues], **more: str) -> list[AaEntry]:
+    return indexed(where, every).aa(["decode_tok_per_s", "mbu"], rules.read(), **more)  # type: ignore[arg-type]
+
+
+def test_neighbouring_runs_of_the_same_commit_are_a_a_comparisons(tmp_path: Path) -> None:
+    every = [run_at(day, 100.0 + day, commit="c0ffee") for day in range(1, 8)]
+    every[6].commit = "decaf"
+    found = aa_of(tmp_path, every)
+    assert len(found) == 3  # six alike make three pairs; the seventh is another commit
     assert {e.setting for e in found} == {"separate"}
     assert found[0].ratios == {"decode_tok_per_s": pytest.approx(math.log(102 / 101))}
 
 
+def test_runs_of_unknown_or_several_commits_are_no_a_a_comparisons(tmp_path: Path) -> None:
+    every = [run_at(day, 100.0) for day in range(1, 5)]
+    assert aa_of(tmp_path, every) == []
+    history.note(tmp_path, "main", ["1.json", "2.json", "3.json", "4.json"])
+    for file in ("1.json", "2.json", "3.json", "4.json"):
+        history.note(tmp_path, "main", [file], commit="c0ffee")  # it had its label already
+    assert len(History(tmp_path).aa(["decode_tok_per_s"], rules.read())) == 2
+    history.note(tmp_path, "other", ["4.json"], commit="decaf")
+    assert len(History(tmp_path).aa(["decode_tok_per_s"], rules.read())) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["memory.total", "software.torch", "target.server", "engine.compute_threads"]
+)
+def test_runs_in_another_environment_are_no_a_a_comparison(name: str, tmp_path: Path) -> None:
+    every = [run_at(day, 100.0, commit="c0ffee") for day in (1, 2)]
+    assert len(aa_of(tmp_path / "same", every)) == 1
+    of = every[1].cases[0] if name.startswith("engine.") else every[1]
+    of.facts = {**of.facts, name: "other"}
+    assert aa_of(tmp_path / "other", every) == []
+
+
+def test_what_is_judged_and_what_came_later_have_no_part_in_its_margin(tmp_path: Path) -> None:
+    every = [run_at(day, 100.0, commit="c0ffee") for day in range(1, 9)]
+    assert len(aa_of(tmp_path, every)) == 4
+    assert len(aa_of(tmp_path, every, before=every[5].created)) == 2  # days 1 to 5
+
+
 def test_margins_narrow_as_a_history_grows(tmp_path: Path) -> None:
-    every = [run_at(day, level) for day, level in enumerate(noise(24, 4), start=1)]
-    entries = indexed(tmp_path, every).aa(["decode_tok_per_s"])
+    every = [run_at(day, level, commit="c0ffee") for day, level in enumerate(noise(24, 4), start=1)]
+    entries = aa_of(tmp_path, every)
     shipped, key = rules.read(), entries[0].question
     found = margin.of_metric("decode_tok_per_s", shipped, "separate", entries, key)
     assert found.n == 12
@@ -187,8 +263,9 @@ def test_a_run_of_the_index_is_the_result_with_one_value_for_each_metric(tmp_pat
     ]
 
 
-def new_side() -> Runs:
-    return Runs(label="new", runs=[values.of_result(result(), "new.json")])
+def new_side(steps_ms: Sequence[float] = (10.0, 10.1, 9.9)) -> Runs:
+    made = result(steps_ms, created="2026-11-02T00:00:00+00:00")
+    return Runs(label="new", runs=[values.of_result(made, "new.json")])
 
 
 def test_a_baseline_is_a_file_a_folder_a_label_or_a_branch(
@@ -280,7 +357,7 @@ def test_many_runs_of_a_label_are_one_baseline_of_runs(tmp_path: Path) -> None:
     history.index(tmp_path, "aws-c8g.large", ref="main")
     shipped = rules.read()
     shipped.gate = ["decode_tok_per_s"]
-    slow = Runs(label="new", runs=[values.of_result(result([13.0, 13.1, 12.9]), "new.json")])
+    slow = new_side([13.0, 13.1, 12.9])
     old = baseline.find("main", slow, tmp_path, shipped)
     assert len(old.runs) == 6
     outcome = gate.gate(slow, old, shipped)
@@ -290,12 +367,58 @@ def test_many_runs_of_a_label_are_one_baseline_of_runs(tmp_path: Path) -> None:
     assert gate.gate(new_side(), old, shipped).exit == Exit.FINE
 
 
+def test_the_new_run_is_no_part_of_its_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by label, nor in a folder, nor as a copy, nor committed on a branch."""
+    results, shipped = tmp_path / "results", rules.read()
+    old = result(created="2026-10-31T00:00:00+00:00")
+    files = [keep(results, old, "20261031T000000Z"), keep(results, result(), "20261101T000000Z")]
+    history.index(results, "aws-c8g.large", ref="nightly")
+    repository = ["git", "-C", str(tmp_path), "-c", "user.email=a@b.c", "-c", "user.name=x"]
+    for words in (["init", "-qb", "main"], ["add", "results"], ["commit", "-qm", "baseline"]):
+        subprocess.run([*repository, *words], check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "copy.json"
+    copy.write_bytes(files[1].read_bytes())
+    for new in (samples.load(files[1]), samples.load(copy)):
+        for name in (str(files[0].parent), "nightly", "main"):
+            found = baseline.find(name, new, results, shipped)
+            assert [run.created for run in found.runs] == [old.created], name
+    both = samples.load(files[0].parent)
+    for name in (str(files[1]), "nightly", "main"):
+        with pytest.raises(NotComparable, match="no run but the new one"):
+            baseline.find(name, both, results, shipped)
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4])
+def test_few_runs_of_a_label_still_lead_to_a_verdict(runs: int, tmp_path: Path) -> None:
+    for number in range(runs):
+        made = result([10.0, 10.1, 9.9], created=f"2026-10-0{number + 1}T00:00:00+00:00")
+        keep(tmp_path, made, str(number))
+    history.index(tmp_path, "aws-c8g.large", ref="main")
+    shipped, slow = rules.read(), new_side([13.0, 13.1, 12.9])
+    shipped.gate = ["decode_tok_per_s"]
+    for name in ("main", str(tmp_path / "aws-c8g.large" / "quick")):
+        old = baseline.find(name, slow, tmp_path, shipped)
+        outcome = gate.gate(slow, old, shipped)
+        assert outcome.exit == Exit.REGRESSION
+        assert outcome.rows[0].row is not None
+        assert outcome.rows[0].row.ratio.n == (3, 3)
+        assert any("the newest of these" in note for note in outcome.notes)
+    for path in tmp_path.glob("*/quick/*.json"):
+        path.unlink()
+    outcome = gate.gate(slow, baseline.find("main", slow, tmp_path, shipped), shipped)
+    assert outcome.exit == Exit.INCONCLUSIVE
+    assert f"note {5 - runs} more" in outcome.rows[0].text
+
+
 def test_a_history_of_another_state_of_the_machine_is_no_baseline(tmp_path: Path) -> None:
     keep(tmp_path, result(), "1")
     history.index(tmp_path, "aws-c8g.large", ref="main")
     new = new_side()
-    assert len(baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs) == 1
+    assert len(baseline.of_history("main", new, tmp_path, rules.read()).runs) == 1
     new.runs[0].facts["conditions.governor"] = "powersave"
-    assert len(baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs) == 1
+    assert len(baseline.of_history("main", new, tmp_path, rules.read()).runs) == 1
     new.runs[0].facts["memory.total"] = "1 TiB"
-    assert baseline.of_history("main", new.runs[0], tmp_path, rules.read()).runs == []
+    assert baseline.of_history("main", new, tmp_path, rules.read()).runs == []

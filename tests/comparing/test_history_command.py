@@ -73,6 +73,18 @@ def test_a_label_is_a_baseline_that_the_gate_finds(root: Path, rules: Path, tmp_
     assert gate(slow, "v1", root, rules) == Exit.REGRESSION
 
 
+def test_a_slow_run_fails_whether_or_not_it_is_in_the_history(root: Path, rules: Path) -> None:
+    for day in range(7, 12):
+        keep(root, day, result(steps(10.0, day)))
+    history(root, "note", "v1", str(root / MACHINE / "quick"), "--commit", "c0ffee")
+    slow = keep(root, 12, result(steps(12.5, 12)))
+    assert gate(slow, "v1", root, rules) == Exit.REGRESSION
+    history(root, "note", "v1", str(slow), "--commit", "c0ffee")
+    keep(root, 13, result(steps(16.0, 13)))
+    history(root, "index", "--commit", "c0ffee")
+    assert gate(slow, "v1", root, rules) == Exit.REGRESSION
+
+
 def test_a_folder_of_repeats_and_a_branch_are_baselines_too(
     root: Path, rules: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +123,15 @@ def test_a_step_between_runs_is_shown_and_can_fail_a_job(root: Path, rules: Path
     (series,) = json.loads(history(root, *words, "--json").stdout)
     assert [step["verdict"] for step in series["steps"]] == ["regressed"]
     assert len(series["values"]) == 20
+
+
+def test_a_small_step_after_a_large_one_still_fails_a_job(root: Path, rules: Path) -> None:
+    for day in range(7, 29):
+        keep(root, day, result(steps(10.0 if day < 12 else 13.0 if day < 20 else 13.3, day)))
+    words = ("--metrics", "decode_tok_per_s", "--rules", str(rules))
+    (series,) = json.loads(history(root, *words, "--json").stdout)
+    assert [step["verdict"] for step in series["steps"]] == ["regressed", "unchanged"]
+    assert history(root, *words, "--check").returncode == Exit.REGRESSION
 
 
 @pytest.mark.parametrize(

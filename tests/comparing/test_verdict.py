@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,12 +142,27 @@ def test_with_enough_a_a_runs_the_margin_bounds_the_next_one() -> None:
     assert "other questions" in elsewhere.source
 
 
-def test_the_next_a_a_comparison_stays_within_the_margin_19_times_in_20() -> None:
+@pytest.mark.parametrize("bound", [margin.from_ratios, margin.from_runs])
+@pytest.mark.parametrize("pairs", [5, 6, 25])
+def test_the_next_a_a_comparison_stays_within_the_margin_19_times_in_20(
+    pairs: int, bound: Callable[[list[float]], float]
+) -> None:
     rng, inside, tries = random.Random(2), 0, 4000
     for _ in range(tries):
-        seen = [rng.gauss(0, 0.01) for _ in range(6)]
-        inside += abs(rng.gauss(0, 0.01)) <= math.log1p(margin.from_ratios(seen))
+        seen = [rng.gauss(0, 0.01) for _ in range(pairs)]
+        inside += abs(rng.gauss(0, 0.01)) <= math.log1p(bound(seen))
     assert inside / tries == pytest.approx(0.95, abs=0.012)
+
+
+def test_one_step_between_separate_runs_does_not_set_their_margin() -> None:
+    quiet = [entry(r, setting="separate") for r in (1.01, 0.99, 1.008, 0.995, 1.004, 0.992, 1.01)]
+    step = entry(1.25, setting="separate")
+    found = [
+        margin.of_metric("decode_tok_per_s", rules.read(), "separate", entries)
+        for entries in (quiet, [*quiet[:-1], step])
+    ]
+    assert found[0].n == found[1].n == 7
+    assert found[1].value < 1.3 * found[0].value < 0.05
 
 
 def test_a_perfectly_quiet_machine_still_has_a_least_margin() -> None:
@@ -178,6 +194,7 @@ def test_every_gated_metric_is_better_one_way() -> None:
         ("[metrics.mbu]\nmargin = inf", "mbu.margin is inf"),
         ("correction = 'sidak'", "correction"),
         ("nonsense = 1", "nonsense"),
+        ('must_match = ["cpu.produkt"]', "unknown fact of must_match 'cpu.produkt'"),
         ("alpha =", "not valid TOML"),
     ],
 )
@@ -196,3 +213,11 @@ def test_own_rules_go_on_top_of_the_shipped_ones(tmp_path: Path) -> None:
     assert found.margin.interleaved == rules.read().margin.interleaved
     assert found.rule("mbu").margin == 0.5
     assert found.rule("peak_rss_bytes").margin == 0.05
+
+
+def test_a_row_of_own_rules_keeps_what_it_does_not_name(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text('[metrics.failed_share]\ndirection = "lower"\n')
+    found = rules.read(path)
+    assert found.rule("failed_share").absolute == rules.read().rule("failed_share").absolute
+    assert found.scale("failed_share") == "difference"
