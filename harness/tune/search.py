@@ -207,17 +207,19 @@ def _spoilt(known: Known, rules: Rules) -> list[Left]:
 def _revived(known: Known, rules: Rules) -> list[int]:
     """Those that were slower than somebody who is barred since, and may now be the best.
 
-    Of those that were probed as many as there is room for, the best first.
+    Trials of one tell more than its probes: by them the best of those that are left may have beaten
+    it as well. Of those that were measured as many as there is room for, the best first.
     """
-    waiting = [c for c, why in known.out.items() if why not in BARRED and c not in known.trials]
+    waiting = [c for c, why in known.out.items() if why not in BARRED]
     if not known.probes:
         return []
-    seen = known.by_probes(waiting)
+    seen, tried = known.by_probes(waiting), known.by_trials(waiting)
+    beaten = {c for left in (_beaten(known, tried) if tried else []) for c in left.candidates}
     mine = known.by_probes()
     low = max((one.low for one in (mine or seen).values()), default=0.0)
-    able = sorted(
-        (c for c in waiting if c in seen and seen[c].high >= low), key=lambda c: -seen[c].value
-    )
+    able = sorted((c for c in waiting if c in tried.keys() - beaten), key=lambda c: -tried[c].value)
+    untried = [c for c in waiting if c in seen and c not in tried and seen[c].high >= low]
+    able += sorted(untried, key=lambda c: -seen[c].value)
     room = _room(known, rules, [*known.alive, *able]) if known.raced else len(waiting)
     unknown = [
         c

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from harness.tune.search import (
     DropMove,
     Known,
     ProbeMove,
+    ReviveMove,
     Rules,
     StopMove,
     TrialMove,
@@ -202,6 +205,51 @@ def test_what_was_slower_than_a_winner_that_fails_gets_another_chance() -> None:
     assert one.run() == len(points) - 1
     assert one.known is not None
     assert {one.known.out[c] for c in range(3)} == {"failed"}
+
+
+def ended(known: Known, rules: Rules, chance: random.Random, speeds: list[float]) -> str:
+    """The reason for which a search from `known` on stops; trials cost 20 s and have 3 % noise."""
+    while True:
+        move = next_move(known, rules)
+        if isinstance(move, StopMove):
+            return move.reason
+        if isinstance(move, DropMove):
+            known.out |= {c: left.why for left in move.left for c in left.candidates}
+        elif isinstance(move, ReviveMove):
+            known.mark = move.mark
+            for c in move.candidates:
+                del known.out[c]
+        elif isinstance(move, TrialMove):
+            value = speeds[move.candidate] * math.exp(chance.gauss(0, 0.03))
+            known.trials.setdefault(move.candidate, []).append(value)
+            known.spent_s += 20.0
+
+
+def raced(**changes: Any) -> Known:
+    """A search of candidates without limits whose trials have begun."""
+    given: dict[str, Any] = {"names": list("ABC"), "spent_s": 100.0, **changes}
+    names = given["names"]
+    return Known(
+        families=list(names),
+        groups=[[c] for c in range(len(names))],
+        limits=[None] * len(names),
+        cost_s={c: 20.0 for c in range(len(names))},
+        **given,
+    )
+
+
+@pytest.mark.parametrize("why", ["broken", "failed", "spoilt"])
+def test_what_a_leader_beat_in_trials_comes_back_when_it_is_barred(why: str) -> None:
+    """C stays out: B, which came back, has beaten it in trials too."""
+    known = raced(
+        probes={0: [150.0], 1: [100.0], 2: [95.0]},
+        trials={0: [150.0, 149.0], 1: [100.0, 101.0], 2: [60.0, 61.0]},
+        out={1: "slower", 2: "slower"},
+    )
+    setattr(known, why, {0: "the SLO is not kept"} if why == "broken" else {0: 9})
+    assert ended(known, Rules(budget_s=1200.0), random.Random(1), [150.0, 100.0, 60.0]) == "decided"
+    assert known.alive == [1]
+    assert known.count(2) == 2
 
 
 def test_a_family_without_a_probe_goes_first_and_a_better_one_more_often() -> None:
