@@ -48,7 +48,7 @@ def draw(result: Result, rules: Rules) -> Answer:
     seen = {c: one for c, one in known.by_trials().items() if c in running}
     if not seen:
         return answer
-    answer.open = rivals(seen, rules.tie)
+    answer.open = rivals(known, seen, rules.tie)
     first = leader(seen)
     answer.tied = [c for c, one in seen.items() if c != first and one.high >= seen[first].low]
     answer.winner = _of_equals(tune.asked, first, answer.tied, standings)

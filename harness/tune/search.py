@@ -396,7 +396,7 @@ def _race(known: Known, rules: Rules) -> Move:
             return DropMove(tuple(left))
         if left := _halved(known, rules, seen, rounds):
             return DropMove(tuple(left))
-        if rounds >= rules.rounds_least and not rivals(seen, rules.tie):
+        if rounds >= rules.rounds_least and not rivals(known, seen, rules.tie):
             return StopMove("decided")
         if rounds >= rules.rounds_most:
             return StopMove(f"{rounds} trials of each, the most it makes, do not tell more")
@@ -434,16 +434,22 @@ def _halved(known: Known, rules: Rules, seen: Mapping[int, Interval], rounds: in
 
 
 def leader(seen: Mapping[int, Interval]) -> int:
-    """The best of those with the most measurements."""
+    """The best of those with as many measurements as any, or one fewer: a round may be unfinished.
+
+    What came back and has fewer still waits until it has caught up.
+    """
     most = max(one.n for one in seen.values())
-    return max((c for c in seen if seen[c].n == most), key=lambda c: (seen[c].value, -c))
+    return max((c for c in seen if seen[c].n >= most - 1), key=lambda c: (seen[c].value, -c))
 
 
-def rivals(seen: Mapping[int, Interval], tie: float) -> list[int]:
-    """Those that may be better than the leader by more than `tie`."""
-    first = leader(seen)
-    most = seen[first].value * (1 + tie)
-    return [c for c, one in seen.items() if c != first and one.high > most]
+def rivals(known: Known, seen: Mapping[int, Interval], tie: float) -> list[int]:
+    """Those of `seen` whose trials allow that they are better than the leader by more than `tie`.
+
+    Both sides are uncertain: the interval is that of their ratio.
+    """
+    first, noise = leader(seen), known.noise()
+    base = known.trials[first]
+    return [c for c in seen if c != first and ratio(known.trials[c], base, noise).high > 1 + tie]
 
 
 def _sweep(known: Known, rules: Rules) -> Move:
