@@ -38,6 +38,12 @@ def survey(asked: Asked, wanted: Wanted, machine: Machine) -> Space:
             f"context of {d.context}",
             hint="give a shorter --workload",
         )
+    if asked.objective == "latency" and asked.lengths[1] == 1:
+        raise ArmbenchError(
+            "the latency is the time per output token after the first, and one output token has "
+            "none",
+            hint="give a --workload of two output tokens or more, or --objective throughput",
+        )
     return space.enumerate_space(asked, wanted, space.room_of(machine, asked.placement), d)
 
 

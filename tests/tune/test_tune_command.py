@@ -120,6 +120,7 @@ def test_what_cannot_be_meant_is_refused(qwen3: Path, capsys: pytest.CaptureFixt
         (["--objective", "speed"], "unknown objective 'speed'"),
         (["--workload", "12"], "write it like 512,128"),
         (["--workload", "500,500"], "exceed the model's context of 512"),
+        (["--objective", "latency", "--workload", "16,1"], "one output token has none"),
         (["--objective", "cost", *BASE], "the cost needs a price"),
         (["--load", "open"], "unknown load 'open'"),
         (["--budget", "soon"], "is not a duration"),
