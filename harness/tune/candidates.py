@@ -102,9 +102,6 @@ class Candidates:
             return _left(self._alike(index), "failed", check.reason or "it did not load")
         return None
 
-    def is_checked(self, index: int) -> bool:
-        return guard_key(self.variant(index)) in self.checks
-
     def _reference(self, index: int) -> Path | str:
         """The reference's file, or why there is none: what `prepare_variant` takes."""
         if self.variant(index).engine == "fake":

@@ -158,8 +158,8 @@ class Tuning:
 
     def _fitted(self, known: Known, move: object) -> bool:
         """Shorten the lengths once, when every candidate was probed; whether that was now."""
-        first = isinstance(move, DropMove) or (isinstance(move, ProbeMove) and move.rung == 0)
-        if self.tune.fitted or first or isinstance(move, StopMove):
+        first = isinstance(move, ProbeMove) and move.rung == 0
+        if self.tune.fitted or first or isinstance(move, DropMove | ReviveMove | StopMove):
             return False
         self.tune.fitted = True
         if (note := fitting.fit(self.tune, known, self.rules)) is not None:
@@ -206,12 +206,11 @@ class Tuning:
             self.leave_out(left)
 
     def _try(self, move: TrialMove) -> None:
-        if not self.hands.is_checked(move.candidate):
-            with self._clock("setup_s"):
-                left = self.hands.check(move.candidate)
-            if left is not None:
-                self.leave_out(left)
-                return
+        with self._clock("setup_s"):
+            left = self.hands.check(move.candidate)
+        if left is not None:
+            self.leave_out(left)
+            return
         if not self.result.calibrations:
             self.hands.case(move.candidate)
             with self._clock("setup_s"):
