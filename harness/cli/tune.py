@@ -201,12 +201,13 @@ def _execute(arguments: argparse.Namespace) -> Exit:
 def _exit(result: Result) -> Exit:
     """Fine with a winner, tied or not.
 
-    Inconclusive where one trial is all there is of it, or what looked faster was always disturbed.
+    Inconclusive where one trial is all there is of it, where what looked faster was always
+    disturbed, or where there was no reference to hold it against.
     """
     answer = result.tune.answer if result.tune else None
     if answer is None or answer.winner is None:
         return Exit.INVALID
-    doubtful = bool(answer.unmeasured) or answer.standings[0].n < 2
+    doubtful = answer.unmeasured or answer.unchecked or answer.standings[0].n < 2
     return Exit.INCONCLUSIVE if doubtful else Exit.FINE
 
 

@@ -18,7 +18,9 @@ from harness.records.run import Case, Check, Plan, Trial, Variant
 from harness.records.tune import Candidate, Left, Probe, Tune, Why
 from harness.tune import space
 from harness.tune.limits import Rates, limit
+from harness.tune.objective import expected, score, unit
 from harness.tune.probing import Job, Prober
+from harness.tune.search import BOUND_SLACK
 
 
 def guard_key(one: Candidate | Variant) -> bytes:
@@ -62,6 +64,30 @@ class Candidates:
             for index, one in enumerate(tune.candidates)
         ]
 
+    def doubt_limits(self, probes: Sequence[Probe]) -> str | None:
+        """Forget the limits of every compute type whose limit one of `probes` passed; what it said.
+
+        Its ceiling is then no ceiling of what engines do with that type.
+        """
+        tune = self.tune
+        for probe in probes if tune.limits else ():
+            one, most = tune.candidates[probe.candidate], tune.limits[probe.candidate]
+            found = score(
+                tune.asked.objective, expected(tune.asked, one, probe.prefill_s, probe.step_s)
+            )
+            if most is None or found is None or found <= most * BOUND_SLACK:
+                continue
+            wrong = _compute(one)
+            tune.limits = [
+                None if _compute(c) == wrong else known
+                for c, known in zip(tune.candidates, tune.limits, strict=True)
+            ]
+            return (
+                f"{one.label} had {found:.3g} {unit(tune.asked.objective)} in a probe, where "
+                f"ceilings and footprint allow {most:.3g}: no limit of {wrong} is trusted"
+            )
+        return None
+
     def convert(self, index: int) -> Left | None:
         """Make the conversion that candidate `index` needs; why not, for all that need the same."""
         variant = self.variant(index)
@@ -100,6 +126,8 @@ class Candidates:
             return _left(self._alike(index), "quality", f"outside the bounds: {check.reason}")
         if check.load_s is None:  # it did not even load
             return _left(self._alike(index), "failed", check.reason or "it did not load")
+        if check.ok is None and isinstance(self._reference(index), Path):
+            return _left(self._alike(index), "quality", f"could not be checked: {check.reason}")
         return None
 
     def _reference(self, index: int) -> Path | str:
@@ -211,6 +239,13 @@ class Candidates:
             for p in self.tune.probes
             if p.candidate == index
         }
+
+
+def _compute(one: Candidate) -> str | None:
+    """The compute type that bounds the products of `one`."""
+    options = engines.resolve_options(one.engine, one.options)
+    kept = engines.stored(one.engine, one.dtype, options)
+    return kept.compute if kept else None
 
 
 def _left(candidates: Sequence[int], why: Why, reason: str) -> Left:

@@ -183,7 +183,7 @@ class Tuning:
             self._try(move)
 
     def _revive(self, move: ReviveMove) -> None:
-        """Look again at what was slower than a candidate that is out for another reason since."""
+        """Look again at what was left out by a comparison that does not hold any longer."""
         self.tune.mark = move.mark
         again = set(move.candidates)
         for left in self.tune.left:
@@ -191,7 +191,7 @@ class Tuning:
         self.tune.left = [left for left in self.tune.left if left.candidates]
         if again:
             names = ", ".join(self.tune.candidates[c].label for c in sorted(again))
-            self.listener.say(f"looked at again, since what was faster is out: {names}")
+            self.listener.say(f"looked at again, since what excluded it does not hold: {names}")
 
     def _probe(self, move: ProbeMove) -> None:
         label = self.tune.candidates[move.candidates[0]].label
@@ -202,6 +202,9 @@ class Tuning:
             probes, left = self.hands.probe(move.candidates, move.rung)
         self.tune.probes += probes
         self.listener.probed(self.tune, probes)
+        if (note := self.hands.doubt_limits(probes)) is not None:
+            self.tune.log.append(note)
+            self.listener.say(note)
         if left is not None:
             self.leave_out(left)
 

@@ -59,7 +59,9 @@ class Prober:
         room = wire.Allocate(batch, context)
         self.crew.each(lambda _, process: process.ask(room, wire.Done, _TIMEOUT_S))
         for _ in range(2):  # the first request of a process may pay for more than its own work
-            warm = self._time(batch, min(_WARM_TOKENS, self.job.lengths[0]), self._most(_WARM_STEPS))
+            warm = self._time(
+                batch, min(_WARM_TOKENS, self.job.lengths[0]), self._most(_WARM_STEPS)
+            )
         tokens, steps = self._tokens(warm[0]), self._steps(warm[1])
         prefill_s, step_s = self._time(batch, tokens, steps)
         if prefill_s < _PART_S / 2:  # the first of a shape may pay for more than its own work

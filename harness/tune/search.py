@@ -149,7 +149,10 @@ class DropMove(Struct, frozen=True):
 
 
 class ReviveMove(Struct, frozen=True):
-    """Look at these again: what they were slower than is barred. `mark` is the new `Known.mark`."""
+    """Look at these again: what they were slower than is barred, or their limit is not trusted.
+
+    `mark` is the new `Known.mark`.
+    """
 
     candidates: tuple[int, ...]
     mark: int
@@ -171,8 +174,8 @@ def next_move(known: Known, rules: Rules) -> Move:
         return DropMove(tuple(left))
     if rules.exhaustive:
         return _sweep(known, rules)
-    if known.barred > known.mark:
-        return ReviveMove(tuple(_revived(known, rules)), known.barred)
+    if (back := _back(known, rules)) is not None:
+        return back
     if left := _bounded(known):
         return DropMove(tuple(left))
     probing = not known.raced or any(c not in known.probes for c in known.alive)
@@ -202,6 +205,14 @@ def _spoilt(known: Known, rules: Rules) -> list[Left]:
             text = f"{known.spoilt[c]} of {known.spoilt[c] + known.count(c)} trials don't count"
             found.append(_left([c], "disturbed", f"{text}, the last because {doubt}"))
     return found
+
+
+def _back(known: Known, rules: Rules) -> ReviveMove | None:
+    """Who comes back: after somebody was barred, or out by a limit that is no longer trusted."""
+    if known.barred > known.mark:
+        return ReviveMove(tuple(_revived(known, rules)), known.barred)
+    free = [c for c, why in known.out.items() if why == "bound" and known.limits[c] is None]
+    return ReviveMove(tuple(free), known.mark) if free else None
 
 
 def _revived(known: Known, rules: Rules) -> list[int]:

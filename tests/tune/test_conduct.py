@@ -104,3 +104,34 @@ def test_lengths_are_shortened_though_something_was_barred_from_the_start() -> N
     ]
     assert one._fitted(known_of(one.result, [[0]]), TrialMove(0, 0))
     assert tune.lengths < (2048, 256)
+
+
+def told(one: Tuning) -> list[tuple[list[int], str, str]]:
+    return [(left.candidates, left.why, left.reason) for left in one.tune.left]
+
+
+def test_what_crashes_when_it_is_compared_cannot_win() -> None:
+    one = tuning(Pretended(search(onnx(2), onnx(1)), reason="'compare' failed: boom"))
+    one._try(TrialMove(0, 0))
+    assert told(one) == [([0, 1], "quality", "could not be checked: 'compare' failed: boom")]
+
+
+def test_without_a_reference_and_for_the_fake_engine_nothing_is_left_out_unchecked() -> None:
+    one = tuning(Pretended(search(onnx(2)), reference=None))
+    assert one.hands.check(0) is None
+    fake = Candidate(engine="fake", dtype="float32", threads=1)
+    assert tuning(Pretended(search(fake), reason="it computes nothing")).hands.check(0) is None
+
+
+def test_a_probe_above_its_limit_ends_the_trust_in_limits_of_its_compute_type() -> None:
+    every = [onnx(2), onnx(1), Candidate(engine="torch", dtype="float32", threads=2)]
+    tune = search(*every)
+    one = tuning(Pretended(tune))
+    tune.limits = [20.0, 15.0, 10.0]
+    near = Probe(candidate=0, rung=0, prefill_s=0.0, step_s=0.05, load_s=1.0, input_tokens=512)
+    assert one.hands.doubt_limits([near]) is None  # 20.2 tok/s: within what a kernel may gain
+    above = Probe(candidate=0, rung=0, prefill_s=0.0, step_s=0.04, load_s=1.0, input_tokens=512)
+    note = one.hands.doubt_limits([above])
+    assert note is not None
+    assert "no limit of" in note
+    assert tune.limits == [None, None, 10.0]

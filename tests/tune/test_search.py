@@ -114,6 +114,12 @@ def test_what_its_bound_excludes_is_never_probed_and_the_log_says_why() -> None:
     assert "allow 20 tok/s at most, int4" in bounds[0].reason
 
 
+def test_what_a_bound_excluded_comes_back_when_that_bound_is_not_trusted_any_longer() -> None:
+    known = raced(probes={0: [100.0]}, trials={}, out={1: "bound", 2: "slower"})
+    known.limits = [120.0, None, 80.0]
+    assert next_move(known, Rules()) == ReviveMove((1,), 0)
+
+
 def test_a_wide_interval_saves_a_candidate_from_its_bound() -> None:
     """The leader's lower end counts, not its value: it was probed once."""
     points = [
@@ -234,7 +240,7 @@ def raced(**changes: Any) -> Known:
         families=list(names),
         groups=[[c] for c in range(len(names))],
         limits=[None] * len(names),
-        cost_s={c: 20.0 for c in range(len(names))},
+        cost_s=dict.fromkeys(range(len(names)), 20.0),
         **given,
     )
 
