@@ -33,6 +33,10 @@ _KNOBS = {
     "chunk": "prompt tokens of one server step, comma-separated, for --load closed (default: 128)",
 }
 _WHOLE_KNOBS = ("threads", "instances", "batch", "chunk")
+_NOT_WITH_RESUME = (
+    *("model", "objective", "slo", "budget", "workload", "load", *_KNOBS, "option", "tunable"),
+    *("placement", "requests", "seed", "instance", "price", "exhaustive", "repeats", "dry_run"),
+)
 _WORKLOAD = re.compile(r"(?:pp)?(\d{1,7})\s*[,/]\s*(?:tg)?(\d{1,7})")
 
 
@@ -155,11 +159,14 @@ def _money(arguments: argparse.Namespace) -> Money:
 
 
 def _tune(arguments: argparse.Namespace) -> Exit:
-    if arguments.resume:
-        return _execute(arguments)
-    if arguments.dry_run:
-        return _dry_run(arguments)
-    return _execute(arguments)
+    if arguments.resume and any(
+        getattr(arguments, name) not in (None, False, []) for name in _NOT_WITH_RESUME
+    ):
+        raise ArmbenchError(
+            "--resume goes on with the search of its file; flags would make it another one",
+            hint="give --resume FILE alone, or with --write-plan",
+        )
+    return _dry_run(arguments) if arguments.dry_run else _execute(arguments)
 
 
 def _begin(arguments: argparse.Namespace, listener: Any) -> Tuning:

@@ -19,6 +19,7 @@ from harness.records.run import Plan
 from harness.records.tune import Asked, Left, Tune
 from harness.tune import space
 from harness.tune.conduct import Listener, Tuning
+from harness.tune.search import BARRED
 from harness.tune.space import Space, Wanted
 
 
@@ -112,7 +113,8 @@ def _reasons(left: list[Left]) -> str:
 def resume_tuning(path: Path, machine: Machine, listener: Listener) -> Tuning:
     """The search in `path`, to go on with.
 
-    Raises ArmbenchError where there is none in it or it has ended, NotComparable where machine or
+    One that stopped, but was interrupted before its last ceilings, goes on with these. Raises
+    ArmbenchError where there is none in it or it is finished, NotComparable where machine or
     weights are not those of the result.
     """
     result = store.load(path)
@@ -120,7 +122,7 @@ def resume_tuning(path: Path, machine: Machine, listener: Listener) -> Tuning:
         raise ArmbenchError(
             f"{path} holds no search", hint="`armbench run --resume FILE` finishes a run"
         )
-    if result.tune.stopped is not None:
+    if result.finished:
         raise ArmbenchError(
             f"the search in {path} has ended: {result.tune.stopped}",
             hint="`armbench show FILE` prints what it found",
@@ -131,7 +133,7 @@ def resume_tuning(path: Path, machine: Machine, listener: Listener) -> Tuning:
     run.plan.order = [pair for pair in run.plan.order if tuple(pair) in kept]
     assert run.result.tune is not None
     tune = run.result.tune
-    gone = {c for left in tune.left for c in left.candidates}
+    gone = {c for left in tune.left if left.why in BARRED for c in left.candidates}
     plans: dict[int, Plan] = {}
     for index, one in enumerate(tune.candidates):
         if index not in gone:
