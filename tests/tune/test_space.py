@@ -17,6 +17,7 @@ from harness.records.tune import Asked, Candidate, Tune
 from harness.tune import space, writing
 from harness.tune.candidates import guard_key
 from harness.tune.space import Room, Wanted
+from harness.units import format_cpu_list
 from tests.test_plan import server
 
 COMPACT = parse_wish("compact")
@@ -64,6 +65,26 @@ def test_threads_times_instances_never_exceed_the_cores(sizes: Dimensions) -> No
     shapes = {(one.threads, one.instances) for one in every}
     assert max(t * n for t, n in shapes) == 64
     assert {(64, 1), (32, 2), (16, 4), (16, 2), (16, 1), (1, 64)} <= shapes
+
+
+@pytest.mark.parametrize(
+    ("lists", "shapes"),
+    [
+        ([[*range(8)]], {(8, 1), (4, 2), (2, 4), (1, 8)}),
+        ([[0, 1], [2, 3], [4, 5]], {(2, 1), (2, 3), (1, 3)}),
+    ],
+)
+def test_instances_are_as_many_as_the_placement_names_cpus_for(
+    lists: list[list[int]], shapes: set[tuple[int, int]], sizes: Dimensions, tmp_path: Any
+) -> None:
+    file = tmp_path / "places.toml"
+    file.write_text(f"instances = {[format_cpu_list(cpus) for cpus in lists]}")
+    room = Room(server(64), parse_wish(str(file)), 2**40)
+    wanted = Wanted(engine=["fake"], dtype=["float32"], batch=[1])
+    here = space.enumerate_space(asked(placement=str(file)), wanted, room, sizes)
+    assert here.left == []
+    assert {(one.threads, one.instances) for one in here.candidates} >= shapes
+    assert set(here.plans) == set(range(len(here.candidates)))
 
 
 def test_a_single_stream_is_one_sequence_of_one_instance(sizes: Dimensions) -> None:
