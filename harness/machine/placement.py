@@ -143,7 +143,8 @@ def lay_out(machine: Machine, shapes: Iterable[tuple[int, int]], wish: Wish = _W
     """A placement of every (threads, instances) in `shapes`, the driver outside all of them.
 
     A single instance takes the first CPUs of the largest one, so that fewer threads are a part of
-    more. What does not fit is left out with a note. Raises ArmbenchError where nothing fits.
+    more, unless cores of a stronger kind are enough for it. What does not fit is left out with a
+    note. Raises ArmbenchError where nothing fits.
     """
     places: list[Places] = []
     notes: list[str] = []
@@ -151,7 +152,7 @@ def lay_out(machine: Machine, shapes: Iterable[tuple[int, int]], wish: Wish = _W
     largest: list[int] = []
     ordered = sorted(set(shapes), key=lambda shape: (shape[1], -shape[0]))
     for threads, instances in ordered:
-        if instances == 1 and largest:
+        if instances == 1 and largest and _same_kind(machine, wish, threads, len(largest)):
             places.append(Places(threads=threads, instances=1, cpus=[largest[:threads]]))
             continue
         try:
@@ -170,6 +171,14 @@ def lay_out(machine: Machine, shapes: Iterable[tuple[int, int]], wish: Wish = _W
     driver, _, said = _driver(machine, wish, used)
     places.sort(key=lambda one: (one.instances, -one.threads))
     return Layout(places=places, driver=driver, notes=notes + said)
+
+
+def _same_kind(machine: Machine, wish: Wish, threads: int, more: int) -> bool:
+    """Whether `threads` threads have cores of the same kind as `more` have."""
+    if wish.lists is not None:
+        return True
+    every = _allowed_cores(machine)
+    return _one_kind(machine, every, threads) == _one_kind(machine, every, more)
 
 
 def shape_text(threads: int, instances: int) -> str:
