@@ -49,10 +49,13 @@ def survey(asked: Asked, wanted: Wanted, machine: Machine) -> Space:
 
 
 def new_plan(asked: Asked, found: Space, machine: Machine) -> Plan:
-    """The plan of the result's file: its cases come with the trials."""
+    """The plan of the result's file: its cases come with the trials.
+
+    Every shape has the CPUs and the driver that the plan written of the winner will give it.
+    """
     shapes = {(one.threads, one.instances) for one in (found.candidates[i] for i in found.plans)}
     wish = parse_wish(asked.placement)
-    where = placement.lay_out(machine, shapes, wish)
+    where = placement.lay_out_each(machine, shapes, wish)
     fake = all(found.candidates[index].engine == "fake" for index in found.plans)
     return Plan(
         name="tune",

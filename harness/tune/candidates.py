@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
-from harness import conversion, engines
+from harness import conversion, engines, runner
 from harness.ceilings.survey import last_cache_bytes
 from harness.engine_process import EngineFailed
 from harness.engine_run import EngineRun, Prepared
@@ -52,7 +53,8 @@ class Candidates:
         run, tune = self.run, self.tune
         if not run.plan.ceilings:
             return [None] * len(tune.candidates)
-        for cpus in ([run.plan.cpus[0]], run.plan.cpus):
+        smallest = min(run.plan.places, key=lambda one: one.threads * one.instances)
+        for cpus in (smallest.cpus[0][:1], run.plan.cpus):  # it is on the strongest kind of cores
             if all(c.threads != len(cpus) for c in run.result.ceilings):
                 run.result.ceilings.append(run.calibrator.ceilings_of(list(cpus)))
         rates = Rates(
@@ -182,7 +184,7 @@ class Candidates:
                 seed=self.tune.asked.seed,
                 rung=rung,
             )
-            with self.run.crew(self.spec(first), variant) as crew:
+            with self._driving(variant), self.run.crew(self.spec(first), variant) as crew:
                 prober = Prober(job, crew)
                 for index in indices:
                     now, batch = [index], self.tune.candidates[index].batch
@@ -202,7 +204,12 @@ class Candidates:
         case = self.case(index)
         repeat = sum(t.case == index for t in self.run.result.trials)
         self.run.plan.order.append((index, repeat))
-        return self.run.trial(case, repeat, number)
+        with self._driving(case.variant):
+            return self.run.trial(case, repeat, number)
+
+    def _driving(self, variant: Variant) -> AbstractContextManager[None]:
+        """This process on the CPUs that `variant` leaves to the driver."""
+        return runner.on_cpus(self.run.plan.driver_of(variant))
 
     def case(self, index: int) -> Case:
         """The case of candidate `index` in the result's plan, ready to be tried; made once."""

@@ -9,18 +9,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness import cli, observe, plan, store
+from harness import cli, engine_run, observe, plan, served_trial, store
+from harness.engine_process import EngineFailed
 from harness.engine_run import EngineRun
 from harness.engines import fake
 from harness.errors import Exit
 from harness.machine.detect import detect
-from harness.records.run import Result
+from harness.records.run import LoadPoint, Result, Trial
 from harness.records.tune import Left
 from harness.reports.tune_live import TuneListener
+from harness.served_trial import ServedTrial
 from harness.tune.begin import resume_tuning
 
 # One thread is faster than two, as where memory is the limit and threads disturb one another.
@@ -72,6 +75,28 @@ def test_the_faster_thread_count_is_found_and_can_be_run_again(
     code = cli.main(["show", str(store.find("latest", tmp_path / "r"))])
     assert code == Exit.FINE
     assert "tuned for output throughput" in capsys.readouterr().out
+
+
+@needs_two
+def test_the_client_of_a_served_trial_has_the_cpus_that_its_candidate_leaves_free(
+    qwen3: Path, tmp_path: Path, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another candidate uses them."""
+    seen: dict[int, tuple[set[int], set[int], set[int]]] = {}
+
+    def fill(trial: Trial, load: LoadPoint, asked: ServedTrial) -> None:
+        engine = {cpu for cpus in asked.cpus for cpu in cpus}
+        seen[len(engine)] = (engine, set(asked.driver_cpus), os.sched_getaffinity(0))
+        raise EngineFailed("seen enough")
+
+    monkeypatch.setattr(served_trial, "fill", fill)
+    ceiling = SimpleNamespace(events_per_s=1e6)
+    monkeypatch.setattr(engine_run, "check_client", lambda *_, **__: ceiling)
+    tune(tmp_path, qwen3, "--load", "closed", "--batch", "1", "--exhaustive", "--repeats", "1")
+    assert set(seen) == {1, 2}
+    engine, client, parent = seen[1]
+    assert client == parent
+    assert not client & engine
 
 
 def test_an_engine_that_crashes_is_left_out_and_the_other_one_wins(
