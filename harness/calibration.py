@@ -47,10 +47,7 @@ class Calibrator:
         if not self.result.plan.ceilings:
             return
         self.say("ceilings of the engine's CPUs")
-        try:
-            self.build = build_kernels()
-        except ArmbenchError:
-            self.build = None  # measuring says why
+        self._build()
         for cpus in self.cpusets():
             if not any(c.cpus == format_cpu_list(cpus) for c in self.result.ceilings):
                 self.result.ceilings.append(self.ceilings_of(cpus))
@@ -60,7 +57,15 @@ class Calibrator:
         """The second calibration."""
         if self.result.plan.ceilings and self.result.ceilings:
             self.say("ceilings once more, for drift")
+            if self.build is None:  # a search that was resumed has its ceilings
+                self._build()
             self._calibrate("after")
+
+    def _build(self) -> None:
+        try:
+            self.build = build_kernels()
+        except ArmbenchError:
+            self.build = None  # measuring says why
 
     def ceilings_of(self, cpus: list[int]) -> Ceilings:
         """Those of a fresh survey where they still hold, else measured now in the short form."""

@@ -281,9 +281,10 @@ class EngineRun(Run):
 
     def fill_served(self, trial: Trial, case: Case, setting: ServeSetting) -> None:
         """Requests over HTTP, with the engine behind our server."""
+        client_cpus = self.plan.driver_of(case.variant)
         if self.ceiling is None:
             self.listener.phase("the client's own ceiling")
-            self.ceiling = check_client(self.plan.driver_cpus, say=self.listener.phase)
+            self.ceiling = check_client(client_cpus, say=self.listener.phase)
         asked = served_trial.ServedTrial(
             machine=self.result.machine,
             spec=self.prepared(case).spec,
@@ -291,7 +292,7 @@ class EngineRun(Run):
             setting=setting,
             vocabulary=self.vocabulary,
             model=self.result.model.name,
-            driver_cpus=self.plan.driver_cpus,
+            driver_cpus=client_cpus,
             seed=self.plan.seed or 0,
             timeout_s=self.timeout(case),
             ceiling_events_per_s=self.ceiling.events_per_s,
@@ -327,7 +328,8 @@ class EngineRun(Run):
             trial.records = self.drive(crew, case, trial.repeat)
 
         pids, cpus = [*crew.pids, os.getpid()], self.plan.cpus_of(case.variant)
-        with watches(crew.pids, [s.cpus for s in crew.specs], self.plan.driver_cpus) as seen:
+        client_cpus = self.plan.driver_of(case.variant)
+        with watches(crew.pids, [s.cpus for s in crew.specs], client_cpus) as seen:
             observe(trial, self.result.machine, cpus, work, lambda: tree_cpu_s(pids))
         reported = crew.each(lambda _, process: process.report(timeout_s))
         tell_engines(trial, seen, reported)

@@ -80,7 +80,8 @@ class TimedEngineRun(EngineRun):
                 vocabulary=self.vocabulary,
                 timeout_s=self.timeout(case),
             )
-            made.extend(replace(record, id=record.id + len(made)) for record in found)
+            before = len(made)
+            made.extend(replace(record, id=record.id + before) for record in found)
 
         self.rounds(one, self.count)
         return made

@@ -127,6 +127,15 @@ def planned() -> Result:
     return one
 
 
+def test_what_was_measured_before_an_interruption_is_held_against_the_machine_afterwards(
+    measured: dict[str, Any], tmp_path: Path
+) -> None:
+    one = planned()
+    Calibrator(one, tmp_path, lambda _: None).before()
+    Calibrator(one, tmp_path, lambda _: None).after()
+    assert [c.when for c in one.calibrations] == ["before", "after"]
+
+
 def test_a_run_reuses_a_survey_that_still_holds(measured: dict[str, Any], tmp_path: Path) -> None:
     stored(tmp_path, server(4))
     one = planned()

@@ -15,12 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK, OURS = ("-p", "pytest_benchmark.plugin"), ("-p", "harness.pytest_plugin")
 PROJECT = """
 def test_point(armbench_point):
-    timed = armbench_point(engine="fake", model={model!r}, threads=1, input_tokens=8,
-                           output_tokens=8, rounds=3)
+    timed = armbench_point(engine="fake", model={model!r}, threads=1, load="offline", batch=2,
+                           input_tokens=8, output_tokens=8, rounds=3)
     trial, = timed.result.trials
-    assert len(trial.records) == {rounds}
-    assert len({{record.id for record in trial.records}}) == {rounds}
-    assert len({{record.output_sha256 for record in trial.records}}) == {rounds}
+    assert [record.id for record in trial.records] == list(range(2 * {rounds}))
+    assert len({{record.output_sha256 for record in trial.records}}) == 2 * {rounds}
 """
 
 

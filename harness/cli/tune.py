@@ -39,6 +39,10 @@ _KNOBS = {
     "chunk": "prompt tokens of one server step, comma-separated, for --load closed (default: 128)",
 }
 _WHOLE_KNOBS = ("threads", "instances", "batch", "chunk")
+_NOT_WITH_RESUME = (
+    *("model", "objective", "slo", "budget", "workload", "load", *_KNOBS, "option", "tunable"),
+    *("placement", "requests", "seed", "instance", "price", "exhaustive", "repeats", "dry_run"),
+)
 _WORKLOAD = re.compile(r"(?:pp)?(\d{1,7})\s*[,/]\s*(?:tg)?(\d{1,7})")
 
 
@@ -161,11 +165,14 @@ def _money(arguments: argparse.Namespace) -> Money:
 
 
 def _tune(arguments: argparse.Namespace) -> Exit:
-    if arguments.resume:
-        return _execute(arguments)
-    if arguments.dry_run:
-        return _dry_run(arguments)
-    return _execute(arguments)
+    if arguments.resume and any(
+        getattr(arguments, name) not in (None, False, []) for name in _NOT_WITH_RESUME
+    ):
+        raise ArmbenchError(
+            "--resume goes on with the search of its file; flags would make it another one",
+            hint="give --resume FILE alone, or with --write-plan",
+        )
+    return _dry_run(arguments) if arguments.dry_run else _execute(arguments)
 
 
 def _begin(arguments: argparse.Namespace, listener: Any) -> Tuning:
@@ -207,12 +214,13 @@ def _execute(arguments: argparse.Namespace) -> Exit:
 def _exit(result: Result) -> Exit:
     """Fine with a winner, tied or not.
 
-    Inconclusive where one trial is all there is of it, or what looked faster was always disturbed.
+    Inconclusive where one trial is all there is of it, where what looked faster was always
+    disturbed, or where there was no reference to hold it against.
     """
     answer = result.tune.answer if result.tune else None
     if answer is None or answer.winner is None:
         return Exit.INVALID
-    doubtful = bool(answer.unmeasured) or answer.standings[0].n < 2
+    doubtful = answer.unmeasured or answer.unchecked or answer.standings[0].n < 2
     return Exit.INCONCLUSIVE if doubtful else Exit.FINE
 
 

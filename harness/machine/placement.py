@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from harness.errors import ArmbenchError
 from harness.machine.numa import memory_nodes
@@ -143,7 +144,8 @@ def lay_out(machine: Machine, shapes: Iterable[tuple[int, int]], wish: Wish = _W
     """A placement of every (threads, instances) in `shapes`, the driver outside all of them.
 
     A single instance takes the first CPUs of the largest one, so that fewer threads are a part of
-    more. What does not fit is left out with a note. Raises ArmbenchError where nothing fits.
+    more, unless cores of a stronger kind are enough for it. What does not fit is left out with a
+    note. Raises ArmbenchError where nothing fits.
     """
     places: list[Places] = []
     notes: list[str] = []
@@ -151,7 +153,7 @@ def lay_out(machine: Machine, shapes: Iterable[tuple[int, int]], wish: Wish = _W
     largest: list[int] = []
     ordered = sorted(set(shapes), key=lambda shape: (shape[1], -shape[0]))
     for threads, instances in ordered:
-        if instances == 1 and largest:
+        if instances == 1 and largest and _same_kind(machine, wish, threads, len(largest)):
             places.append(Places(threads=threads, instances=1, cpus=[largest[:threads]]))
             continue
         try:
@@ -170,6 +172,34 @@ def lay_out(machine: Machine, shapes: Iterable[tuple[int, int]], wish: Wish = _W
     driver, _, said = _driver(machine, wish, used)
     places.sort(key=lambda one: (one.instances, -one.threads))
     return Layout(places=places, driver=driver, notes=notes + said)
+
+
+def lay_out_each(machine: Machine, shapes: Iterable[tuple[int, int]], wish: Wish) -> Layout:
+    """Every shape where a plan of that shape alone has it, with its driver: they run in turn.
+
+    The layout's own driver is outside all of them, as far as there is room. Raises ArmbenchError
+    where one does not fit.
+    """
+    places: list[Places] = []
+    said: dict[str, list[str]] = {}
+    for shape in sorted(set(shapes), key=lambda shape: (shape[1], -shape[0])):
+        alone = lay_out(machine, [shape], wish)
+        places.append(replace(alone.places[0], driver=alone.driver))
+        text = shape_text(*shape)
+        for note in alone.notes:
+            said.setdefault(note.removeprefix(f"{text}: "), []).append(text)
+    used = {cpu for one in places for cpus in one.cpus for cpu in cpus}
+    driver, _, _ = _driver(machine, wish, used)
+    notes = [f"{', '.join(which)}: {note}" for note, which in said.items()]
+    return Layout(places=places, driver=driver, notes=notes)
+
+
+def _same_kind(machine: Machine, wish: Wish, threads: int, more: int) -> bool:
+    """Whether `threads` threads have cores of the same kind as `more` have."""
+    if wish.lists is not None:
+        return True
+    every = _allowed_cores(machine)
+    return _one_kind(machine, every, threads) == _one_kind(machine, every, more)
 
 
 def shape_text(threads: int, instances: int) -> str:

@@ -97,11 +97,15 @@ class ModelIdentity(Struct, kw_only=True):
 
 
 class Places(Struct, kw_only=True):
-    """The CPUs of each instance where `instances` have `threads` threads each, in order."""
+    """The CPUs of each instance where `instances` have `threads` threads each, in order.
+
+    `driver` are the driver's meanwhile; empty where they are the plan's.
+    """
 
     threads: int
     instances: int
     cpus: list[list[int]]
+    driver: list[int] = field(default_factory=list)
 
 
 class Plan(Struct, kw_only=True):
@@ -127,12 +131,20 @@ class Plan(Struct, kw_only=True):
     ceilings: bool = False  # whether they are taken; results without the key have none
     places: list[Places] = field(default_factory=list)
 
+    def places_of(self, variant: Variant) -> Places | None:
+        """Where `variant` runs; None in results that do not say it."""
+        shape = (variant.threads, variant.instances)
+        return next((one for one in self.places if (one.threads, one.instances) == shape), None)
+
     def instance_cpus(self, variant: Variant) -> list[list[int]]:
         """The CPUs of each instance of `variant`, in the order of its threads."""
-        for one in self.places:
-            if (one.threads, one.instances) == (variant.threads, variant.instances):
-                return one.cpus
-        return [self.cpus[: variant.threads]]
+        places = self.places_of(variant)
+        return [self.cpus[: variant.threads]] if places is None else places.cpus
+
+    def driver_of(self, variant: Variant) -> list[int]:
+        """The CPUs of the driver while `variant` runs."""
+        places = self.places_of(variant)
+        return self.driver_cpus if places is None or not places.driver else places.driver
 
     def cpus_of(self, variant: Variant) -> list[int]:
         """The CPUs that all instances of `variant` use together."""

@@ -140,7 +140,8 @@ class Answer(Struct, kw_only=True):
     """What was found. `tied` are those that the trials can't tell from the winner.
 
     `open` are those of them that may be better by more than the margin that counts as a tie.
-    `unmeasured` looked better in probes, but were disturbed whenever they were tried.
+    `unmeasured` looked better in probes, but were disturbed whenever they were tried. `unchecked`
+    is why the winner was not held against a reference; None where it was, or computes nothing.
     `front` are the ids on the Pareto front of time per output token against throughput.
     """
 
@@ -148,6 +149,7 @@ class Answer(Struct, kw_only=True):
     tied: list[int] = field(default_factory=list)
     open: list[int] = field(default_factory=list)
     unmeasured: list[int] = field(default_factory=list)
+    unchecked: str | None = None
     standings: list[Standing] = field(default_factory=list)  # the best first
     front: list[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)

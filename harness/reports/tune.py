@@ -141,7 +141,8 @@ def headline(tune: Tune, answer: Answer) -> str:
     best = answer.standings[0]
     unit = "tok/s of one sequence" if tune.asked.objective == "latency" else "output tok/s"
     times = f"{best.n} trial{'s' if best.n > 1 else ''}"
-    return f"{tune.candidates[answer.winner].label}: {spread(best)} {unit} by {times}"
+    doubt = f"; not checked for quality: {answer.unchecked}" if answer.unchecked else ""
+    return f"{tune.candidates[answer.winner].label}: {spread(best)} {unit} by {times}{doubt}"
 
 
 def _effort(tune: Tune) -> str:

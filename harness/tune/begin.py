@@ -19,6 +19,7 @@ from harness.records.run import Plan
 from harness.records.tune import Asked, Left, Tune
 from harness.tune import space
 from harness.tune.conduct import Listener, Tuning
+from harness.tune.search import BARRED
 from harness.tune.space import Space, Wanted
 
 
@@ -38,14 +39,23 @@ def survey(asked: Asked, wanted: Wanted, machine: Machine) -> Space:
             f"context of {d.context}",
             hint="give a shorter --workload",
         )
+    if asked.objective == "latency" and asked.lengths[1] == 1:
+        raise ArmbenchError(
+            "the latency is the time per output token after the first, and one output token has "
+            "none",
+            hint="give a --workload of two output tokens or more, or --objective throughput",
+        )
     return space.enumerate_space(asked, wanted, space.room_of(machine, asked.placement), d)
 
 
 def new_plan(asked: Asked, found: Space, machine: Machine) -> Plan:
-    """The plan of the result's file: its cases come with the trials."""
+    """The plan of the result's file: its cases come with the trials.
+
+    Every shape has the CPUs and the driver that the plan written of the winner will give it.
+    """
     shapes = {(one.threads, one.instances) for one in (found.candidates[i] for i in found.plans)}
     wish = parse_wish(asked.placement)
-    where = placement.lay_out(machine, shapes, wish)
+    where = placement.lay_out_each(machine, shapes, wish)
     fake = all(found.candidates[index].engine == "fake" for index in found.plans)
     return Plan(
         name="tune",
@@ -106,7 +116,8 @@ def _reasons(left: list[Left]) -> str:
 def resume_tuning(path: Path, machine: Machine, listener: Listener) -> Tuning:
     """The search in `path`, to go on with.
 
-    Raises ArmbenchError where there is none in it or it has ended, NotComparable where machine or
+    One that stopped, but was interrupted before its last ceilings, goes on with these. Raises
+    ArmbenchError where there is none in it or it is finished, NotComparable where machine or
     weights are not those of the result.
     """
     result = store.load(path)
@@ -114,7 +125,7 @@ def resume_tuning(path: Path, machine: Machine, listener: Listener) -> Tuning:
         raise ArmbenchError(
             f"{path} holds no search", hint="`armbench run --resume FILE` finishes a run"
         )
-    if result.tune.stopped is not None:
+    if result.finished:
         raise ArmbenchError(
             f"the search in {path} has ended: {result.tune.stopped}",
             hint="`armbench show FILE` prints what it found",
@@ -125,7 +136,7 @@ def resume_tuning(path: Path, machine: Machine, listener: Listener) -> Tuning:
     run.plan.order = [pair for pair in run.plan.order if tuple(pair) in kept]
     assert run.result.tune is not None
     tune = run.result.tune
-    gone = {c for left in tune.left for c in left.candidates}
+    gone = {c for left in tune.left if left.why in BARRED for c in left.candidates}
     plans: dict[int, Plan] = {}
     for index, one in enumerate(tune.candidates):
         if index not in gone:

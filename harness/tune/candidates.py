@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
-from harness import conversion, engines
+from harness import conversion, engines, runner
 from harness.ceilings.survey import last_cache_bytes
 from harness.engine_process import EngineFailed
 from harness.engine_run import EngineRun, Prepared
@@ -18,7 +19,9 @@ from harness.records.run import Case, Check, Plan, Trial, Variant
 from harness.records.tune import Candidate, Left, Probe, Tune, Why
 from harness.tune import space
 from harness.tune.limits import Rates, limit
+from harness.tune.objective import expected, score, unit
 from harness.tune.probing import Job, Prober
+from harness.tune.search import BOUND_SLACK
 
 
 def guard_key(one: Candidate | Variant) -> bytes:
@@ -50,7 +53,8 @@ class Candidates:
         run, tune = self.run, self.tune
         if not run.plan.ceilings:
             return [None] * len(tune.candidates)
-        for cpus in ([run.plan.cpus[0]], run.plan.cpus):
+        smallest = min(run.plan.places, key=lambda one: one.threads * one.instances)
+        for cpus in (smallest.cpus[0][:1], run.plan.cpus):  # it is on the strongest kind of cores
             if all(c.threads != len(cpus) for c in run.result.ceilings):
                 run.result.ceilings.append(run.calibrator.ceilings_of(list(cpus)))
         rates = Rates(
@@ -61,6 +65,30 @@ class Candidates:
             limit(tune.asked, one, run.model.dimensions, rates) if index in self.plans else None
             for index, one in enumerate(tune.candidates)
         ]
+
+    def doubt_limits(self, probes: Sequence[Probe]) -> str | None:
+        """Forget the limits of every compute type whose limit one of `probes` passed; what it said.
+
+        Its ceiling is then no ceiling of what engines do with that type.
+        """
+        tune = self.tune
+        for probe in probes if tune.limits else ():
+            one, most = tune.candidates[probe.candidate], tune.limits[probe.candidate]
+            found = score(
+                tune.asked.objective, expected(tune.asked, one, probe.prefill_s, probe.step_s)
+            )
+            if most is None or found is None or found <= most * BOUND_SLACK:
+                continue
+            wrong = _compute(one)
+            tune.limits = [
+                None if _compute(c) == wrong else known
+                for c, known in zip(tune.candidates, tune.limits, strict=True)
+            ]
+            return (
+                f"{one.label} had {found:.3g} {unit(tune.asked.objective)} in a probe, where "
+                f"ceilings and footprint allow {most:.3g}: no limit of {wrong} is trusted"
+            )
+        return None
 
     def convert(self, index: int) -> Left | None:
         """Make the conversion that candidate `index` needs; why not, for all that need the same."""
@@ -100,10 +128,9 @@ class Candidates:
             return _left(self._alike(index), "quality", f"outside the bounds: {check.reason}")
         if check.load_s is None:  # it did not even load
             return _left(self._alike(index), "failed", check.reason or "it did not load")
+        if check.ok is None and isinstance(self._reference(index), Path):
+            return _left(self._alike(index), "quality", f"could not be checked: {check.reason}")
         return None
-
-    def is_checked(self, index: int) -> bool:
-        return guard_key(self.variant(index)) in self.checks
 
     def _reference(self, index: int) -> Path | str:
         """The reference's file, or why there is none: what `prepare_variant` takes."""
@@ -157,7 +184,7 @@ class Candidates:
                 seed=self.tune.asked.seed,
                 rung=rung,
             )
-            with self.run.crew(self.spec(first), variant) as crew:
+            with self._driving(variant), self.run.crew(self.spec(first), variant) as crew:
                 prober = Prober(job, crew)
                 for index in indices:
                     now, batch = [index], self.tune.candidates[index].batch
@@ -177,7 +204,12 @@ class Candidates:
         case = self.case(index)
         repeat = sum(t.case == index for t in self.run.result.trials)
         self.run.plan.order.append((index, repeat))
-        return self.run.trial(case, repeat, number)
+        with self._driving(case.variant):
+            return self.run.trial(case, repeat, number)
+
+    def _driving(self, variant: Variant) -> AbstractContextManager[None]:
+        """This process on the CPUs that `variant` leaves to the driver."""
+        return runner.on_cpus(self.run.plan.driver_of(variant))
 
     def case(self, index: int) -> Case:
         """The case of candidate `index` in the result's plan, ready to be tried; made once."""
@@ -214,6 +246,13 @@ class Candidates:
             for p in self.tune.probes
             if p.candidate == index
         }
+
+
+def _compute(one: Candidate) -> str | None:
+    """The compute type that bounds the products of `one`."""
+    options = engines.resolve_options(one.engine, one.options)
+    kept = engines.stored(one.engine, one.dtype, options)
+    return kept.compute if kept else None
 
 
 def _left(candidates: Sequence[int], why: Why, reason: str) -> Left:

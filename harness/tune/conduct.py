@@ -158,8 +158,8 @@ class Tuning:
 
     def _fitted(self, known: Known, move: object) -> bool:
         """Shorten the lengths once, when every candidate was probed; whether that was now."""
-        first = isinstance(move, DropMove) or (isinstance(move, ProbeMove) and move.rung == 0)
-        if self.tune.fitted or first or isinstance(move, StopMove):
+        first = isinstance(move, ProbeMove) and move.rung == 0
+        if self.tune.fitted or first or isinstance(move, DropMove | ReviveMove | StopMove):
             return False
         self.tune.fitted = True
         if (note := fitting.fit(self.tune, known, self.rules)) is not None:
@@ -183,7 +183,7 @@ class Tuning:
             self._try(move)
 
     def _revive(self, move: ReviveMove) -> None:
-        """Look again at what was slower than a candidate that is out for another reason since."""
+        """Look again at what was left out by a comparison that does not hold any longer."""
         self.tune.mark = move.mark
         again = set(move.candidates)
         for left in self.tune.left:
@@ -191,7 +191,7 @@ class Tuning:
         self.tune.left = [left for left in self.tune.left if left.candidates]
         if again:
             names = ", ".join(self.tune.candidates[c].label for c in sorted(again))
-            self.listener.say(f"looked at again, since what was faster is out: {names}")
+            self.listener.say(f"looked at again, since what excluded it does not hold: {names}")
 
     def _probe(self, move: ProbeMove) -> None:
         label = self.tune.candidates[move.candidates[0]].label
@@ -202,16 +202,18 @@ class Tuning:
             probes, left = self.hands.probe(move.candidates, move.rung)
         self.tune.probes += probes
         self.listener.probed(self.tune, probes)
+        if (note := self.hands.doubt_limits(probes)) is not None:
+            self.tune.log.append(note)
+            self.listener.say(note)
         if left is not None:
             self.leave_out(left)
 
     def _try(self, move: TrialMove) -> None:
-        if not self.hands.is_checked(move.candidate):
-            with self._clock("setup_s"):
-                left = self.hands.check(move.candidate)
-            if left is not None:
-                self.leave_out(left)
-                return
+        with self._clock("setup_s"):
+            left = self.hands.check(move.candidate)
+        if left is not None:
+            self.leave_out(left)
+            return
         if not self.result.calibrations:
             self.hands.case(move.candidate)
             with self._clock("setup_s"):

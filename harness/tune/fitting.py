@@ -25,9 +25,10 @@ def race_s(tune: Tune, known: Known, rules: Rules) -> float:
 def fit(tune: Tune, known: Known, rules: Rules) -> str | None:
     """Halve both lengths until the finalists' trials fit; what was done, None for nothing.
 
-    Both alike, so that prompts and answers keep their share of the time.
+    Both alike, so that prompts and answers keep their share of the time. Under an SLO the asked
+    lengths stay: shorter requests would keep a promise that those asked for break.
     """
-    if rules.budget_s is None:
+    if rules.budget_s is None or tune.asked.slo is not None:
         return None
     rest = rules.race_share * (rules.budget_s - tune.spent_s)
     while race_s(tune, known, rules) > rest:

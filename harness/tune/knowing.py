@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import fmean
 
 from harness import fit
 from harness.fit import Speed
@@ -37,6 +38,7 @@ def known_of(result: Result, groups: list[list[int]]) -> Known:
     )
     for probe in tune.probes:
         _add_probe(known, tune, probe)
+    _rule_out(known, tune)
     cases = {case.id: case for case in result.plan.cases}
     for trial in result.trials:
         _add_trial(known, tune.asked, trial, cases[trial.case])
@@ -52,8 +54,16 @@ def _add_probe(known: Known, tune: Tune, probe: Probe) -> None:
     if value is not None:
         known.probes.setdefault(probe.candidate, []).append(value)
     known.cost_s[probe.candidate] = trial_s(asked, one, probe, tune.lengths)
-    if (broken := ruled_out(asked, figures)) is not None:
-        known.broken[probe.candidate] = broken
+
+
+def _rule_out(known: Known, tune: Tune) -> None:
+    """Those that can't keep the SLO by the mean of their probes: nothing watches a single one."""
+    for candidate in {probe.candidate for probe in tune.probes}:
+        mine = [probe for probe in tune.probes if probe.candidate == candidate]
+        prefill_s, step_s = (fmean(p.prefill_s for p in mine), fmean(p.step_s for p in mine))
+        figures = expected(tune.asked, tune.candidates[candidate], prefill_s, step_s)
+        if (broken := ruled_out(tune.asked, figures)) is not None:
+            known.broken[candidate] = broken
 
 
 def trial_s(asked: Asked, one: Candidate, probe: Probe, lengths: tuple[int, int]) -> float:

@@ -70,9 +70,9 @@ def limit(asked: Asked, one: Candidate, d: Dimensions, rates: Rates) -> float | 
     computing = cost.shape.decode_flops(context, batch=sequences) / ops
     step_s = computing if cached else max((weights + keys) / read, computing)
     prefill_s = sequences * cost.shape.prefill_flops(inputs) / ops
-    rate = sequences * outputs / (prefill_s + max(outputs - 1, 1) * step_s)
+    steps = outputs - 1
+    rate = sequences * outputs / (prefill_s + steps * step_s)
     if asked.load == "closed":
         # Prompts may ride along with decode steps, whose reading then hides their arithmetic.
-        steps = max(outputs - 1, 1)
         rate = sequences * outputs / max(steps * step_s, prefill_s + steps * computing)
     return score(asked.objective, Figures(rate, step_s, prefill_s))

@@ -56,15 +56,16 @@ def expected(asked: Asked, candidate: Candidate, prefill_s: float, step_s: float
     """What a probe lets expect at the asked lengths: one prefill of the batch, then its steps.
 
     In a closed loop each slot's prompt is passed while the others wait or decode, which comes to
-    the same tokens in the same time; only their order differs.
+    the same tokens in the same time; only their order differs. A single output token has no TPOT.
     """
-    steps = max(asked.lengths[1] - 1, 1)
+    steps = asked.lengths[1] - 1
     total = prefill_s + steps * step_s
     rate = candidate.instances * candidate.batch * asked.lengths[1] / total if total else None
-    if asked.load != "closed":
-        return Figures(rate, step_s or None, prefill_s)
-    own = prefill_s / candidate.batch
-    return Figures(rate, (total - own) / steps or None, own)
+    own = prefill_s / candidate.batch if asked.load == "closed" else prefill_s
+    if steps == 0:
+        return Figures(rate, None, own)
+    apart = (total - own) / steps if asked.load == "closed" else step_s
+    return Figures(rate, apart or None, own)
 
 
 def requests_of(asked: Asked, one: Candidate) -> int:

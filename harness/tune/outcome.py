@@ -48,12 +48,13 @@ def draw(result: Result, rules: Rules) -> Answer:
     seen = {c: one for c, one in known.by_trials().items() if c in running}
     if not seen:
         return answer
-    answer.open = rivals(seen, rules.tie)
+    answer.open = rivals(known, seen, rules.tie)
     first = leader(seen)
     answer.tied = [c for c, one in seen.items() if c != first and one.high >= seen[first].low]
     answer.winner = _of_equals(tune.asked, first, answer.tied, standings)
     if answer.winner != first:
         answer.tied = [c for c in [first, *answer.tied] if c != answer.winner]
+    answer.unchecked = _unchecked(result, answer.winner)
     score = seen[answer.winner].value
     answer.unmeasured = [
         s.candidate
@@ -63,6 +64,15 @@ def draw(result: Result, rules: Rules) -> Answer:
     answer.standings = sorted(standings, key=lambda s: s.candidate != answer.winner)  # stable
     answer.steps = steps(tune, known, answer.winner)
     return answer
+
+
+def _unchecked(result: Result, winner: int) -> str | None:
+    """Why nobody knows whether the winner computes the model; None where it is known."""
+    variant = next(case.variant for case in result.plan.cases if case.id == winner)
+    if variant.engine == "fake":
+        return None
+    mine = (check for check in result.checks if check.variant == variant and check.ok is None)
+    return next((check.reason or "nobody says why" for check in mine), None)
 
 
 def _of_equals(asked: Asked, first: int, tied: Sequence[int], standings: Sequence[Standing]) -> int:

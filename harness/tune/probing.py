@@ -26,7 +26,7 @@ _STEPS_LEAST = 4
 
 def probe_seconds(seen: Probe, lengths: tuple[int, int]) -> float:
     """Estimated seconds of a first probe of a candidate with the speed that `seen` tells."""
-    warm = seen.prefill_s * _WARM_TOKENS / lengths[0] + _WARM_STEPS * seen.step_s
+    warm = 2 * (seen.prefill_s * _WARM_TOKENS / lengths[0] + _WARM_STEPS * seen.step_s)
     return warm + min(seen.prefill_s, _PART_S) + min(_STEPS * seen.step_s, _PART_S)
 
 
@@ -58,9 +58,11 @@ class Prober:
         context = sum(self.job.lengths)
         room = wire.Allocate(batch, context)
         self.crew.each(lambda _, process: process.ask(room, wire.Done, _TIMEOUT_S))
-        warm = self._time(batch, min(_WARM_TOKENS, self.job.lengths[0]), _WARM_STEPS)
-        tokens = self._tokens(warm[0])
-        steps = self._steps(warm[1])
+        for _ in range(2):  # the first request of a process may pay for more than its own work
+            warm = self._time(
+                batch, min(_WARM_TOKENS, self.job.lengths[0]), self._most(_WARM_STEPS)
+            )
+        tokens, steps = self._tokens(warm[0]), self._steps(warm[1])
         prefill_s, step_s = self._time(batch, tokens, steps)
         if prefill_s < _PART_S / 2:  # the first of a shape may pay for more than its own work
             prefill_s = min(prefill_s, self._time(batch, tokens, 1)[0])
@@ -80,8 +82,12 @@ class Prober:
         return max(least, min(asked, int(least * _PART_S / max(warm_s, 1e-9))))
 
     def _steps(self, warm_s: float) -> int:
-        wanted = min(_STEPS << self.job.rung, max(self.job.lengths[1] - 1, 1))
+        wanted = self._most(_STEPS << self.job.rung)
         return max(min(_STEPS_LEAST, wanted), min(wanted, int(_PART_S / max(warm_s, 1e-9))))
+
+    def _most(self, steps: int) -> int:
+        """`steps`, or as many as the asked lengths have room for; one at least."""
+        return min(steps, max(self.job.lengths[1] - 1, 1))
 
     def _longer(self, tokens: int) -> float:
         """How much more work the asked prompt is than one of `tokens`."""

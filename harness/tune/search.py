@@ -149,7 +149,10 @@ class DropMove(Struct, frozen=True):
 
 
 class ReviveMove(Struct, frozen=True):
-    """Look at these again: what they were slower than is barred. `mark` is the new `Known.mark`."""
+    """Look at these again: what they were slower than is barred, or their limit is not trusted.
+
+    `mark` is the new `Known.mark`.
+    """
 
     candidates: tuple[int, ...]
     mark: int
@@ -171,8 +174,8 @@ def next_move(known: Known, rules: Rules) -> Move:
         return DropMove(tuple(left))
     if rules.exhaustive:
         return _sweep(known, rules)
-    if known.barred > known.mark:
-        return ReviveMove(tuple(_revived(known, rules)), known.barred)
+    if (back := _back(known, rules)) is not None:
+        return back
     if left := _bounded(known):
         return DropMove(tuple(left))
     probing = not known.raced or any(c not in known.probes for c in known.alive)
@@ -204,20 +207,30 @@ def _spoilt(known: Known, rules: Rules) -> list[Left]:
     return found
 
 
+def _back(known: Known, rules: Rules) -> ReviveMove | None:
+    """Who comes back: after somebody was barred, or out by a limit that is no longer trusted."""
+    if known.barred > known.mark:
+        return ReviveMove(tuple(_revived(known, rules)), known.barred)
+    free = [c for c, why in known.out.items() if why == "bound" and known.limits[c] is None]
+    return ReviveMove(tuple(free), known.mark) if free else None
+
+
 def _revived(known: Known, rules: Rules) -> list[int]:
     """Those that were slower than somebody who is barred since, and may now be the best.
 
-    Of those that were probed as many as there is room for, the best first.
+    Trials of one tell more than its probes: by them the best of those that are left may have beaten
+    it as well. Of those that were measured as many as there is room for, the best first.
     """
-    waiting = [c for c, why in known.out.items() if why not in BARRED and c not in known.trials]
+    waiting = [c for c, why in known.out.items() if why not in BARRED]
     if not known.probes:
         return []
-    seen = known.by_probes(waiting)
+    seen, tried = known.by_probes(waiting), known.by_trials(waiting)
+    beaten = {c for left in (_beaten(known, tried) if tried else []) for c in left.candidates}
     mine = known.by_probes()
     low = max((one.low for one in (mine or seen).values()), default=0.0)
-    able = sorted(
-        (c for c in waiting if c in seen and seen[c].high >= low), key=lambda c: -seen[c].value
-    )
+    able = sorted((c for c in waiting if c in tried.keys() - beaten), key=lambda c: -tried[c].value)
+    untried = [c for c in waiting if c in seen and c not in tried and seen[c].high >= low]
+    able += sorted(untried, key=lambda c: -seen[c].value)
     room = _room(known, rules, [*known.alive, *able]) if known.raced else len(waiting)
     unknown = [
         c
@@ -394,7 +407,7 @@ def _race(known: Known, rules: Rules) -> Move:
             return DropMove(tuple(left))
         if left := _halved(known, rules, seen, rounds):
             return DropMove(tuple(left))
-        if rounds >= rules.rounds_least and not rivals(seen, rules.tie):
+        if rounds >= rules.rounds_least and not rivals(known, seen, rules.tie):
             return StopMove("decided")
         if rounds >= rules.rounds_most:
             return StopMove(f"{rounds} trials of each, the most it makes, do not tell more")
@@ -432,16 +445,22 @@ def _halved(known: Known, rules: Rules, seen: Mapping[int, Interval], rounds: in
 
 
 def leader(seen: Mapping[int, Interval]) -> int:
-    """The best of those with the most measurements."""
+    """The best of those with as many measurements as any, or one fewer: a round may be unfinished.
+
+    What came back and has fewer still waits until it has caught up.
+    """
     most = max(one.n for one in seen.values())
-    return max((c for c in seen if seen[c].n == most), key=lambda c: (seen[c].value, -c))
+    return max((c for c in seen if seen[c].n >= most - 1), key=lambda c: (seen[c].value, -c))
 
 
-def rivals(seen: Mapping[int, Interval], tie: float) -> list[int]:
-    """Those that may be better than the leader by more than `tie`."""
-    first = leader(seen)
-    most = seen[first].value * (1 + tie)
-    return [c for c, one in seen.items() if c != first and one.high > most]
+def rivals(known: Known, seen: Mapping[int, Interval], tie: float) -> list[int]:
+    """Those of `seen` whose trials allow that they are better than the leader by more than `tie`.
+
+    Both sides are uncertain: the interval is that of their ratio.
+    """
+    first, noise = leader(seen), known.noise()
+    base = known.trials[first]
+    return [c for c in seen if c != first and ratio(known.trials[c], base, noise).high > 1 + tie]
 
 
 def _sweep(known: Known, rules: Rules) -> Move:

@@ -99,9 +99,14 @@ def _powers(most: int) -> list[int]:
     return sorted({most, *(1 << n for n in range(most.bit_length()) if 1 << n <= most)})
 
 
-def instance_counts(machine: Machine, threads: int) -> list[int]:
-    """One, one for each memory node, and as many as there are cores for."""
-    full = max(1, cores(machine) // threads)
+def instance_counts(machine: Machine, wish: Wish, threads: int) -> list[int]:
+    """One, one for each memory node, and as many as there are cores for, or CPUs are named for."""
+    if wish.lists is None:
+        full = max(1, cores(machine) // threads)
+    elif len(wish.lists) == 1:
+        full = max(1, len(wish.lists[0]) // threads)
+    else:
+        full = len(wish.lists)
     return sorted(n for n in {1, machine.topology.numa_nodes, full} if 1 <= n <= full)
 
 
@@ -171,7 +176,7 @@ def _of_family(
     shapes = [
         (count, instances)
         for count in sorted(threads, key=lambda n: (n != usual, n))
-        for instances in _instances(wanted, machine, count, single=single)
+        for instances in _instances(wanted, room, count, single=single)
     ]
     chunks: list[int | None] = [None]
     if asked.load == "closed":
@@ -191,9 +196,11 @@ def _of_family(
             )
 
 
-def _instances(wanted: Wanted, machine: Machine, threads: int, *, single: bool) -> list[int]:
+def _instances(wanted: Wanted, room: Room, threads: int, *, single: bool) -> list[int]:
     """Counts of instances; a single stream is answered by one."""
-    return [1] if single else (wanted.instances or instance_counts(machine, threads))
+    if single:
+        return [1]
+    return wanted.instances or instance_counts(room.machine, room.wish, threads)
 
 
 def groups(candidates: Sequence[Candidate]) -> list[list[int]]:

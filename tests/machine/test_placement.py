@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.errors import ArmbenchError
 from harness.machine.detect import detect
-from harness.machine.placement import Placement, default_instances, default_threads, place
+from harness.machine.placement import Placement, default_instances, default_threads, lay_out, place
 from harness.machine.wish import STRATEGIES, Wish, parse_shape, parse_wish
 from harness.records.machine import (
     Cloud,
@@ -111,6 +111,15 @@ def test_a_run_stays_inside_one_kind_of_cores_and_takes_the_stronger(tmp_path: P
         place(phone, 6)
     mixed = place(phone, 6, parse_wish("0-5"))
     assert any("different kinds" in note for note in mixed.notes)
+
+
+def test_fewer_threads_keep_the_stronger_cores_where_more_need_the_weaker(tmp_path: Path) -> None:
+    """Two strong cores and six weak ones: four threads fit only the weak."""
+    phone = described("big-little-8cpu", tmp_path)
+    weak, strong = sorted(phone.cpu.clusters, key=lambda c: c.max_mhz or 0)
+    weak.cpus, strong.cpus = "0-5", "6-7"
+    found = {one.threads: one.cpus for one in lay_out(phone, [(1, 1), (2, 1), (4, 1)]).places}
+    assert found == {4: [[0, 1, 2, 3]], 2: [[6, 7]], 1: [[6]]}
 
 
 def test_the_driver_goes_outside_the_engines_cache_domain(milan: Machine) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from harness import store
+from harness.cli.tune import _exit as exit_of
+from harness.errors import Exit
 from harness.load.slo import parse_slo
-from harness.records.run import Case, LoadPoint, Result, Trial, Variant
+from harness.records.run import Case, Check, LoadPoint, Result, Trial, Variant
 from harness.records.tune import Candidate, Left, Probe, Standing, Tune
 from harness.reports.sheet import Sheet
 from harness.reports.tune import tune_sheets
@@ -157,6 +159,24 @@ def test_a_faster_one_that_was_always_disturbed_leaves_the_answer_in_doubt() -> 
     assert "looked faster in short probes" in texts(tune_sheets(result))
     result.tune.left[0].why = "slower"
     assert outcome.draw(result, Rules()).unmeasured == []
+
+
+@pytest.mark.parametrize(("engine", "doubted"), [("torch", True), ("fake", False)])
+def test_a_winner_without_a_reference_leaves_the_answer_inconclusive(
+    engine: str, doubted: bool
+) -> None:
+    every = [Candidate(engine=engine, dtype="float32", threads=1)]
+    result = searched([[20, 20, 20]], every)
+    assert result.tune is not None
+    check = Check(variant=result.plan.cases[0].variant, ok=None, load_s=1.0)
+    check.reason = "no reference: transformers is not installed"
+    result.checks = [check]
+    answer = result.tune.answer = outcome.draw(result, Rules())
+    assert answer.winner == 0
+    assert ("not checked for quality: no reference" in texts(tune_sheets(result))) is doubted
+    assert exit_of(result) == (Exit.INCONCLUSIVE if doubted else Exit.FINE)
+    check.ok, check.reason = True, None
+    assert outcome.draw(result, Rules()).unchecked is None
 
 
 def texts(sheets: Sequence[Sheet]) -> str:

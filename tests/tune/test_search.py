@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from harness.tune.search import (
     DropMove,
     Known,
     ProbeMove,
+    ReviveMove,
     Rules,
     StopMove,
     TrialMove,
@@ -62,7 +65,8 @@ def test_the_published_optimum_is_found_though_more_threads_are_slower(
 
     assert share_near_best(make, seeds=100, within=0.05) >= 0.95
     mean_s = sum(one.spent_s for one in tried) / len(tried)
-    assert mean_s < 0.9 * tried[0].exhaustive_s(repeats=3)
+    # On Yitian 117 and 113 tok/s take more than three repeats to tell apart.
+    assert mean_s < (1.2 if name == "yitian" else 0.5) * tried[0].exhaustive_s(repeats=3)
 
 
 @pytest.mark.parametrize(("noise", "budget_s"), [(0.05, 1200.0), (0.08, 1800.0)])
@@ -110,6 +114,12 @@ def test_what_its_bound_excludes_is_never_probed_and_the_log_says_why() -> None:
     assert "allow 20 tok/s at most, int4" in bounds[0].reason
 
 
+def test_what_a_bound_excluded_comes_back_when_that_bound_is_not_trusted_any_longer() -> None:
+    known = raced(probes={0: [100.0]}, trials={}, out={1: "bound", 2: "slower"})
+    known.limits = [120.0, None, 80.0]
+    assert next_move(known, Rules()) == ReviveMove((1,), 0)
+
+
 def test_a_wide_interval_saves_a_candidate_from_its_bound() -> None:
     """The leader's lower end counts, not its value: it was probed once."""
     points = [
@@ -141,7 +151,7 @@ def test_equals_end_as_a_tie_before_the_budget_is_spent() -> None:
     seen = one.known.by_trials()
     assert set(seen) == {0, 1}
     assert leader(seen) == first
-    assert rivals(seen, 0.02) == []
+    assert rivals(one.known, seen, 0.02) == []
     assert one.spent_s < 3600 / 4
 
 
@@ -202,6 +212,87 @@ def test_what_was_slower_than_a_winner_that_fails_gets_another_chance() -> None:
     assert one.run() == len(points) - 1
     assert one.known is not None
     assert {one.known.out[c] for c in range(3)} == {"failed"}
+
+
+def ended(known: Known, rules: Rules, chance: random.Random, speeds: list[float]) -> str:
+    """The reason for which a search from `known` on stops; trials cost 20 s and have 3 % noise."""
+    while True:
+        move = next_move(known, rules)
+        if isinstance(move, StopMove):
+            return move.reason
+        if isinstance(move, DropMove):
+            known.out |= {c: left.why for left in move.left for c in left.candidates}
+        elif isinstance(move, ReviveMove):
+            known.mark = move.mark
+            for c in move.candidates:
+                del known.out[c]
+        elif isinstance(move, TrialMove):
+            value = speeds[move.candidate] * math.exp(chance.gauss(0, 0.03))
+            known.trials.setdefault(move.candidate, []).append(value)
+            known.spent_s += 20.0
+
+
+def raced(**changes: Any) -> Known:
+    """A search of candidates without limits whose trials have begun."""
+    given: dict[str, Any] = {"names": list("ABC"), "spent_s": 100.0, **changes}
+    names = given["names"]
+    return Known(
+        families=list(names),
+        groups=[[c] for c in range(len(names))],
+        limits=[None] * len(names),
+        cost_s=dict.fromkeys(range(len(names)), 20.0),
+        **given,
+    )
+
+
+@pytest.mark.parametrize("why", ["broken", "failed", "spoilt"])
+def test_what_a_leader_beat_in_trials_comes_back_when_it_is_barred(why: str) -> None:
+    """C stays out: B, which came back, has beaten it in trials too."""
+    known = raced(
+        probes={0: [150.0], 1: [100.0], 2: [95.0]},
+        trials={0: [150.0, 149.0], 1: [100.0, 101.0], 2: [60.0, 61.0]},
+        out={1: "slower", 2: "slower"},
+    )
+    setattr(known, why, {0: "the SLO is not kept"} if why == "broken" else {0: 9})
+    assert ended(known, Rules(budget_s=1200.0), random.Random(1), [150.0, 100.0, 60.0]) == "decided"
+    assert known.alive == [1]
+    assert known.count(2) == 2
+
+
+def test_a_budget_that_ends_inside_a_round_leaves_the_best_in_front() -> None:
+    """B has the third trial by the order of that round, and is slower all the same."""
+    known = raced(names=["A", "B"], trials={0: [100.0, 101.0], 1: [90.0, 91.0, 90.0]})
+    assert leader(known.by_trials()) == 0
+
+
+def test_what_came_back_leads_only_when_it_has_caught_up() -> None:
+    known = raced(names=["A", "B"], trials={0: [100.0] * 4, 1: [110.0]})
+    assert leader(known.by_trials()) == 0
+    known.trials[1] *= 3
+    assert leader(known.by_trials()) == 1
+
+
+def test_a_rival_is_held_against_the_leaders_own_uncertainty() -> None:
+    """Its interval ends 1.8 % above the leader's mean, that of their ratio 4 % above one."""
+    known = raced(names=["A", "B"], trials={0: [100.0] * 3, 1: [96.0] * 3})
+    seen = known.by_trials()
+    assert seen[1].high < 1.02 * seen[0].value
+    assert rivals(known, seen, 0.02) == [1]
+
+
+def test_decided_is_seldom_said_where_another_is_better() -> None:
+    """By more than the tie of 2 %: at most one search in twelve."""
+    wrong = decided = 0
+    for seed in range(150):
+        points = [Point(family=f, threads=1, batch=1, speed=s) for f, s in (("a", 100), ("b", 97))]
+        rules = Rules(budget_s=36000.0, seed=seed)
+        one = Simulated(points=points, seed=seed, sd=0.05, bias=0.03, rules=rules)
+        chosen = one.run()
+        if one.moves[-1] == StopMove("decided"):
+            decided += 1
+            wrong += chosen == 1
+    assert decided > 75
+    assert wrong <= decided / 12
 
 
 def test_a_family_without_a_probe_goes_first_and_a_better_one_more_often() -> None:

@@ -14,9 +14,11 @@ from harness.model.architecture import Dimensions, dimensions
 from harness.model.checkpoint import builtin_config
 from harness.records.machine import Machine
 from harness.records.tune import Asked, Candidate, Tune
-from harness.tune import space, writing
+from harness.tune import begin, space, writing
 from harness.tune.candidates import guard_key
 from harness.tune.space import Room, Wanted
+from harness.units import format_cpu_list
+from tests.machine.test_placement import described
 from tests.test_plan import server
 
 COMPACT = parse_wish("compact")
@@ -64,6 +66,26 @@ def test_threads_times_instances_never_exceed_the_cores(sizes: Dimensions) -> No
     shapes = {(one.threads, one.instances) for one in every}
     assert max(t * n for t, n in shapes) == 64
     assert {(64, 1), (32, 2), (16, 4), (16, 2), (16, 1), (1, 64)} <= shapes
+
+
+@pytest.mark.parametrize(
+    ("lists", "shapes"),
+    [
+        ([[*range(8)]], {(8, 1), (4, 2), (2, 4), (1, 8)}),
+        ([[0, 1], [2, 3], [4, 5]], {(2, 1), (2, 3), (1, 3)}),
+    ],
+)
+def test_instances_are_as_many_as_the_placement_names_cpus_for(
+    lists: list[list[int]], shapes: set[tuple[int, int]], sizes: Dimensions, tmp_path: Any
+) -> None:
+    file = tmp_path / "places.toml"
+    file.write_text(f"instances = {[format_cpu_list(cpus) for cpus in lists]}")
+    room = Room(server(64), parse_wish(str(file)), 2**40)
+    wanted = Wanted(engine=["fake"], dtype=["float32"], batch=[1])
+    here = space.enumerate_space(asked(placement=str(file)), wanted, room, sizes)
+    assert here.left == []
+    assert {(one.threads, one.instances) for one in here.candidates} >= shapes
+    assert set(here.plans) == set(range(len(here.candidates)))
 
 
 def test_a_single_stream_is_one_sequence_of_one_instance(sizes: Dimensions) -> None:
@@ -184,6 +206,26 @@ def test_the_written_plan_is_read_back_as_the_winner(
         assert (case.serve.slots, case.serve.chunk) == (4, 64)
     else:
         assert case.load.batch == one.batch
+
+
+@pytest.mark.parametrize("name", ["server", "big-little-8cpu"])
+def test_a_search_places_engine_and_driver_as_the_written_plan_of_each_candidate(
+    name: str, sizes: Dimensions, tmp_path: Any
+) -> None:
+    """So that the client of a served trial is on no CPU of the engine while others are free."""
+    machine = server(64) if name == "server" else described(name, tmp_path)
+    wanted = Wanted(engine=["fake"], dtype=["float32"], batch=[4])
+    here = found(machine, sizes, wanted, load="closed")
+    search = begin.new_plan(asked(load="closed"), here, machine)
+    assert len(here.plans) >= 3
+    if name == "server":
+        assert search.notes[0].startswith("64 threads, 2 × 32 threads, 4 × 16 threads")
+    for index, own in here.plans.items():
+        variant, one = own.cases[0].variant, here.candidates[index]
+        assert search.instance_cpus(variant) == own.instance_cpus(variant)
+        assert search.driver_of(variant) == own.driver_cpus
+        if one.threads * one.instances < machine.topology.cpus:
+            assert not set(search.driver_of(variant)) & set(search.cpus_of(variant))
 
 
 def test_the_serve_command_has_every_knob_of_the_winner() -> None:

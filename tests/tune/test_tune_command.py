@@ -9,14 +9,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness import cli, observe, plan, store
+from harness import cli, engine_run, observe, plan, served_trial, store
+from harness.engine_process import EngineFailed
+from harness.engine_run import EngineRun
 from harness.engines import fake
 from harness.errors import Exit
-from harness.records.run import Result
+from harness.machine.detect import detect
+from harness.records.run import LoadPoint, Result, Trial
+from harness.records.tune import Left
+from harness.reports.tune_live import TuneListener
+from harness.served_trial import ServedTrial
+from harness.tune.begin import resume_tuning
 
 # One thread is faster than two, as where memory is the limit and threads disturb one another.
 CURVE = "1:100,2:60"
@@ -67,6 +75,28 @@ def test_the_faster_thread_count_is_found_and_can_be_run_again(
     code = cli.main(["show", str(store.find("latest", tmp_path / "r"))])
     assert code == Exit.FINE
     assert "tuned for output throughput" in capsys.readouterr().out
+
+
+@needs_two
+def test_the_client_of_a_served_trial_has_the_cpus_that_its_candidate_leaves_free(
+    qwen3: Path, tmp_path: Path, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another candidate uses them."""
+    seen: dict[int, tuple[set[int], set[int], set[int]]] = {}
+
+    def fill(trial: Trial, load: LoadPoint, asked: ServedTrial) -> None:
+        engine = {cpu for cpus in asked.cpus for cpu in cpus}
+        seen[len(engine)] = (engine, set(asked.driver_cpus), os.sched_getaffinity(0))
+        raise EngineFailed("seen enough")
+
+    monkeypatch.setattr(served_trial, "fill", fill)
+    ceiling = SimpleNamespace(events_per_s=1e6)
+    monkeypatch.setattr(engine_run, "check_client", lambda *_, **__: ceiling)
+    tune(tmp_path, qwen3, "--load", "closed", "--batch", "1", "--exhaustive", "--repeats", "1")
+    assert set(seen) == {1, 2}
+    engine, client, parent = seen[1]
+    assert client == parent
+    assert not client & engine
 
 
 def test_an_engine_that_crashes_is_left_out_and_the_other_one_wins(
@@ -120,6 +150,7 @@ def test_what_cannot_be_meant_is_refused(qwen3: Path, capsys: pytest.CaptureFixt
         (["--objective", "speed"], "unknown objective 'speed'"),
         (["--workload", "12"], "write it like 512,128"),
         (["--workload", "500,500"], "exceed the model's context of 512"),
+        (["--objective", "latency", "--workload", "16,1"], "one output token has none"),
         (["--objective", "cost", *BASE], "the cost needs a price"),
         (["--load", "open"], "unknown load 'open'"),
         (["--budget", "soon"], "is not a duration"),
@@ -169,3 +200,49 @@ def test_an_interrupted_search_keeps_all_but_the_step_under_way_and_goes_on(
     assert result.trials[: len(whole)] == whole
     assert result.tune.probes[: len(kept.tune.probes)] == kept.tune.probes
     assert cli.main(["tune", "--resume", str(path)]) == Exit.USER  # it has ended
+
+
+def test_an_interrupt_in_the_last_ceilings_leaves_a_search_that_can_be_finished(
+    qwen3: Path, tmp_path: Path, quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: EngineRun) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EngineRun, "finish", interrupt)
+        code, result = tune(tmp_path, qwen3, "--threads", "1", "--batch", "1", "--budget", "20s")
+    assert code == Exit.INTERRUPTED
+    assert not result.finished
+    assert result.tune is not None
+    assert result.tune.stopped == "decided"
+    path = store.find("latest", tmp_path)
+    assert cli.main(["tune", "--resume", str(path)]) == Exit.FINE
+    finished = store.load(path)
+    assert finished.finished
+    assert finished.trials == result.trials
+
+
+def test_a_resumed_search_can_bring_back_all_that_was_only_slower(
+    qwen3: Path, tmp_path: Path, quiet: None
+) -> None:
+    tune(tmp_path, qwen3, "--batch", "1,2", "--threads", "1", "--exhaustive", "--repeats", "1")
+    path = store.find("latest", tmp_path)
+    begun = store.load(path)
+    assert begun.tune is not None
+    begun.finished, begun.tune.stopped = False, None
+    begun.tune.left = [
+        Left(candidates=[0], why="slower", reason="by a probe"),
+        Left(candidates=[1], why="failed", reason="it crashed"),
+    ]
+    store.save(begun, path)
+    with TuneListener() as listener:
+        again = resume_tuning(path, detect(), listener)
+    assert set(again.hands.plans) == {0}
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], ["--budget", "1m"], ["--threads", "2"]])
+def test_a_resumed_search_takes_no_other_flags(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["tune", "--resume", str(tmp_path / "x.json"), *more]) == Exit.USER
+    assert "flags would make it another one" in capsys.readouterr().err

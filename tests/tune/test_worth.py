@@ -35,6 +35,18 @@ def test_a_probe_is_brought_to_one_prefill_and_its_steps() -> None:
     assert (figures.tpot_s, figures.ttft_s) == (0.1, 1.0)
 
 
+@pytest.mark.parametrize("load", ["offline", "closed"])
+def test_a_single_output_token_comes_with_the_prefill_and_has_no_tpot(load: str) -> None:
+    """So that an engine at the ceilings is at its bound, not above it."""
+    one = candidate(threads=64, batch=2)
+    prefill_s = 2 * ModelShape(SIZES).prefill_flops(512) / 6000e9
+    given = asked(lengths=(512, 1), load=load)
+    figures = objective.expected(given, one, prefill_s, 0.1)
+    assert figures.tpot_s is None
+    assert figures.output_tok_per_s == pytest.approx(2 / prefill_s)
+    assert figures.output_tok_per_s == pytest.approx(limit(given, one, SIZES, RATES))
+
+
 def test_latency_is_scored_by_its_own_steps_and_throughput_by_all_sequences() -> None:
     figures = objective.Figures(output_tok_per_s=40.0, tpot_s=0.2, ttft_s=1.0)
     assert objective.score("latency", figures) == pytest.approx(5.0)
