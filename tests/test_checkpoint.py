@@ -134,6 +134,22 @@ def test_a_config_that_cannot_be_computed_is_refused(
         checkpoint.open_folder(copy)
 
 
+def ask_for_code(folder: Path, code: str) -> None:
+    """Let the tokenizer of `folder` be a class of its own Python."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": ["own.Own", None]}
+    settings["tokenizer_class"] = "Own"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "own.py").write_text(code)
+
+
+def test_a_tokenizer_that_brings_code_is_refused(copy: Path) -> None:
+    ask_for_code(copy, "")
+    with pytest.raises(ArmbenchError, match=r"tokenizer_config\.json asks for code") as caught:
+        checkpoint.open_folder(copy)
+    assert "never runs remote code" in (caught.value.hint or "")
+
+
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(tiny_config("qwen3-0.6b")))
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")

@@ -6,6 +6,7 @@ import json
 import platform
 import random
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import pytest
 
 from harness import conversion, engines, wire
 from harness.engine_process import EngineFailed
-from harness.engines import Feed, onnxruntime
+from harness.engines import EngineSpec, Feed, onnxruntime
 from harness.errors import ArmbenchError
 from harness.model import checkpoint, synthetic
 from harness.model.architecture import dimensions
 from harness.model.footprint import FORMATS
 from harness.records.run import Stored, Variant
 from tests.conftest import tiny_config
+from tests.test_checkpoint import ask_for_code
 from tests.test_engine_slots import in_child, opened_slots
 from tests.test_engines import CPUS, process_for, spec_for
 
@@ -123,6 +125,24 @@ def test_a_graph_stores_the_bytes_that_its_formats_say(
     for name, (outputs, inputs, size) in found.items():
         kept = (told.head or told.body) if name in heads else told.body
         assert size == FORMATS[kept].bytes(outputs, inputs), name
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("exporter", ["builder", "optimum"])
+def test_no_exporter_runs_code_from_the_checkpoint(
+    exporter: str, qwen3: Path, tmp_path: Path
+) -> None:
+    """Were it there: `open_folder` refuses it before."""
+    folder, ran = shutil.copytree(qwen3, tmp_path / "own"), tmp_path / "ran"
+    base = "from transformers import PreTrainedTokenizerFast as Base\n"
+    ask_for_code(folder, f"{base}open({str(ran)!r}, 'w')\nclass Own(Base):\n    pass\n")
+    options = engines.resolve_options("onnxruntime", {"exporter": exporter})
+    spec = EngineSpec(
+        engine="onnxruntime", checkpoint=str(folder), dtype="float32", cpus=CPUS, options=options
+    )
+    with process_for(spec) as process, suppress(EngineFailed):
+        process.ask(wire.Prepare(spec, str(tmp_path / "graph")), wire.Done, 120)
+    assert not ran.exists()
 
 
 @pytest.mark.engine

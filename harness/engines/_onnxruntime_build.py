@@ -68,6 +68,7 @@ def _builder(spec: EngineSpec, folder: Path) -> None:
         "cpu",
         str(folder / "cache"),
         prune_lm_head=True,
+        hf_remote=False,  # its default runs a checkpoint's own Python
         **apart,
     )
 

@@ -143,12 +143,19 @@ def tensor_files(folder: Path) -> dict[str, str]:
     )
 
 
-def _check_config(folder: Path, config: Mapping[str, Any]) -> Dimensions:
-    if "auto_map" in config:
+def _refuse_code(file: Path, settings: Mapping[str, Any]) -> None:
+    if "auto_map" in settings:
         raise ArmbenchError(
-            f"{folder / 'config.json'} asks for code from the checkpoint (auto_map)",
+            f"{file} asks for code from the checkpoint (auto_map)",
             hint="armbench never runs remote code; use a checkpoint of a built-in architecture",
         )
+
+
+def _check_config(folder: Path, config: Mapping[str, Any]) -> Dimensions:
+    _refuse_code(folder / "config.json", config)
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        _refuse_code(tokenizer, read_json(tokenizer))
     if "quantization_config" in config:
         raise ArmbenchError(
             f"{folder / 'config.json'} describes quantised weights, which are not read here",
