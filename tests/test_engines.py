@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,6 +179,46 @@ def test_an_engine_computes_what_transformers_computes(
     found = seen(model, engine, dtype, options).agreement
     assert agreement.shortfalls(found, agreement.bounds(dtype, "synthetic")) == []
     assert found.positions == sum(part.positions for part in found.parts) > 256
+
+
+@pytest.fixture(scope="session")
+def saved_by_5(tmp_path_factory: pytest.TempPathFactory, qwen3: Path) -> Path:
+    """The tiny Qwen3 with its theta where transformers 5 writes it."""
+    folder = Path(shutil.copytree(qwen3, tmp_path_factory.mktemp("models") / "saved-by-5"))
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": config.pop("rope_theta"), "rope_type": "default"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [
+        ("torch", {}),
+        ("transformers", {}),
+        ("onnxruntime", {}),
+        ("onnxruntime", {"exporter": "optimum"}),
+    ],
+    ids=ids,
+)
+def test_what_transformers_5_saved_is_the_same_model_to_every_engine(
+    engine: str, options: dict[str, Any], saved_by_5: Path, references: dict[str, Path]
+) -> None:
+    spec = spec_for(saved_by_5, engine, "float32", options)
+    found = agreement_of(spec, references["qwen3"])
+    assert agreement.shortfalls(found, agreement.bounds("float32", "synthetic")) == []
+
+
+def test_what_transformers_5_saved_has_the_same_reference(
+    saved_by_5: Path, references: dict[str, Path], tmp_path: Path
+) -> None:
+    with np.load(references["qwen3"]) as known:
+        samples = msgspec.json.decode(known["samples"].tobytes(), type=agreement.Samples)
+        with EngineProcess(CPUS, {}) as process:
+            asked = wire.MakeReference(str(saved_by_5), samples, str(tmp_path / "made.npz"))
+            process.ask(asked, wire.Done, 120)
+        with np.load(tmp_path / "made.npz") as made:
+            assert np.abs(made["0"] - known["0"]).max() < 1e-5
 
 
 def test_other_weights_are_caught_by_the_same_bounds(

@@ -10,6 +10,7 @@ import msgspec
 
 from harness.agreement.texts import Pass, Samples
 from harness.errors import ArmbenchError
+from harness.model.for_transformers import folder_for_transformers
 from harness.records.run import Agreement
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ def make_reference(checkpoint: Path, samples: Samples, file: Path) -> None:
     import torch
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        str(checkpoint),
-        dtype=torch.float32,
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-    )
+    with folder_for_transformers(checkpoint) as folder:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
     model.train(mode=False)
     arrays: dict[str, Any] = {
         "samples": np.frombuffer(msgspec.json.encode(samples), dtype=np.uint8),
