@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -103,17 +104,24 @@ class EngineRun(Run):
         samples = agreement.samples(
             self.model.folder, self.vocabulary, synthetic=self.model.synthetic
         )
-        key = msgspec.json.encode([self.fingerprint, samples, "transformers float32, int4"])
+        key = msgspec.json.encode([self.fingerprint, samples, agreement.REFERENCE])
         file = places.cache_dir() / "references" / f"{hashlib.sha256(key).hexdigest()[:16]}.npz"
         if not file.is_file():
-            self.listener.phase("reference logits: transformers float32")
             file.parent.mkdir(parents=True, exist_ok=True)
-            asked = wire.MakeReference(str(self.model.folder), samples, str(file))
-            threads = {"OMP_NUM_THREADS": str(len(self.plan.cpus))}
-            with EngineProcess(self.plan.cpus, threads) as process:
-                process.ask(asked, wire.Done, _FIRST_TIMEOUT_S)
+            waits = partial(self.listener.phase, "another process makes the reference logits")
+            with cache.writing(file, waits):
+                if not file.is_file():
+                    self.make_reference(samples, file)
         cache.use(file)
         return file
+
+    def make_reference(self, samples: agreement.Samples, file: Path) -> None:
+        """Let a child write the reference logits of `samples` to `file`."""
+        self.listener.phase("reference logits: transformers float32")
+        threads = {"OMP_NUM_THREADS": str(len(self.plan.cpus))}
+        with EngineProcess(self.plan.cpus, threads) as process:
+            asked = wire.MakeReference(str(self.model.folder), samples, str(file))
+            process.ask(asked, wire.Done, _FIRST_TIMEOUT_S)
 
     def prepare(self) -> None:
         """Convert, check and time every variant shortly, then fit the lengths to the budget.

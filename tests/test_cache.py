@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import cache, conversion, engines
+from harness import agreement, cache, conversion, engines
 from harness.cache import locks
 from harness.cache.listing import read_note
 from harness.engine_process import EngineFailed
@@ -87,6 +87,44 @@ def test_two_processes_that_want_one_conversion_make_it_once(qwen3: Path, fresh:
     assert note.peak_rss_bytes > 2**26
     assert note.packages["onnx_ir"][0].isdigit()
     assert note.bytes == sum(f.stat().st_size for f in made[0].iterdir() if f.name != cache.NOTE)
+
+
+@pytest.mark.engine
+def test_two_first_runs_on_one_model_make_its_reference_once(
+    qwen3: Path, fresh: Path, tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "harness", "run", "--model", str(qwen3), "--engine", "fake"),
+        *("--threads", "1", "--input-tokens", "8", "--output-tokens", "4", "--repeats", "1"),
+    ]
+    both = [
+        subprocess.Popen(
+            [*command, "--results", str(tmp_path / name)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    said = [process.communicate(timeout=240)[1] for process in both]
+    assert {process.returncode for process in both} <= {Exit.FINE, Exit.INVALID}, said
+    assert sum("reference logits: transformers float32" in text for text in said) == 1
+    assert sum("another process makes the reference logits" in text for text in said) == 1
+    (made,) = (fresh / "references").iterdir()
+    assert made.suffix == ".npz"
+
+
+@pytest.mark.engine
+def test_the_draft_of_a_reference_whose_maker_was_killed_is_a_leftover(
+    qwen3: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = fresh / "references" / "aa.npz"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(Path, "replace", lambda *_: None)  # as if killed just before
+    monkeypatch.setattr(os, "getpid", lambda: 999999999)
+    agreement.make_reference(qwen3, agreement.samples(qwen3, 4096, synthetic=True), file)
+    (left,) = cache.entries()
+    assert (left.kind, left.owner, left.leftover) == ("references", 999999999, True)
 
 
 @pytest.mark.engine
