@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import agreement, cache, conversion, engines
+from harness import agreement, cache, conversion, engines, packages
 from harness.cache import locks
 from harness.cache.listing import read_note
 from harness.engine_process import EngineFailed
@@ -87,6 +88,60 @@ def test_two_processes_that_want_one_conversion_make_it_once(qwen3: Path, fresh:
     assert note.peak_rss_bytes > 2**26
     assert note.packages["onnx_ir"][0].isdigit()
     assert note.bytes == sum(f.stat().st_size for f in made[0].iterdir() if f.name != cache.NOTE)
+
+
+def key_of(engine: str, model: Path) -> str:
+    """The name of the conversion of `model` for `engine` in its smallest dtype."""
+    opened = checkpoint.open_folder(model)
+    fingerprint = checkpoint.fingerprint(checkpoint.identify(opened))
+    options = engines.resolve_options(engine, {})
+    dtype = "q8_0" if engine == "llamacpp" else "int4"
+    variant = Variant(engine=engine, dtype=dtype, threads=1, options=options)
+    folder = conversion.folder_for(variant, opened, fingerprint)
+    assert folder is not None
+    return folder.name
+
+
+CONVERTING = ["llamacpp", "onnxruntime", "onnxruntime_genai", "openvino"]
+
+
+@pytest.mark.parametrize("engine", CONVERTING)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_another_tokenizer_makes_another_conversion(
+    engine: str, name: str, qwen3: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(qwen3, tmp_path / "copy"))
+    before = key_of(engine, qwen3)
+    assert key_of(engine, copy) == before
+    with (copy / name).open("a") as file:
+        file.write(" ")
+    assert key_of(engine, copy) != before
+
+
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        ("llamacpp", "llamacpp.WRITER"),
+        ("onnxruntime", "onnxruntime.GRAPH"),
+        ("onnxruntime_genai", "onnxruntime.GRAPH"),
+    ],
+)
+def test_what_is_written_differently_is_another_conversion(
+    engine: str, number: str, qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key_of(engine, qwen3)
+    monkeypatch.setattr(f"harness.engines.{number}", 99)
+    assert key_of(engine, qwen3) != before
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime_genai"])
+def test_another_onnxruntime_makes_another_conversion(
+    engine: str, qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its quantisers write the products."""
+    before, real = key_of(engine, qwen3), packages.version
+    monkeypatch.setattr(packages, "version", lambda n: "9.9" if n == "onnxruntime" else real(n))
+    assert key_of(engine, qwen3) != before
 
 
 @pytest.mark.engine

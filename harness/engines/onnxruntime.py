@@ -80,10 +80,12 @@ TUNABLE_IN: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "float32": {"fast_math": [False, True]},
     "int8": {"int8": ["nbits", "dynamic"]},
 }
+# With what each needs; onnxruntime's own quantisers write the products of int8 and int4.
 EXPORTERS = {
-    "builder": ("onnxruntime_genai", "onnx", "onnx_ir", "torch", "transformers"),
-    "optimum": ("optimum.onnxruntime", "onnx", "onnx_ir", "torch", "transformers"),
+    "builder": ("onnxruntime_genai", "onnxruntime", "onnx", "onnx_ir", "torch", "transformers"),
+    "optimum": ("optimum.onnxruntime", "onnxruntime", "onnx", "onnx_ir", "torch", "transformers"),
 }
+GRAPH = 1  # rises when _onnxruntime_build writes the same graph differently
 CHOICES: Mapping[str, Sequence[Any]] = {
     "int8": ("nbits", "dynamic"),
     "block_size": (16, 32, 64, 128, 256),
@@ -230,7 +232,7 @@ def check_choices(engine: str, options: Mapping[str, Any]) -> None:
 
 def prepare_options(dtype: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the conversion depends on: its cache key beside the checkpoint."""
-    wanted = {"dtype": dtype, "exporter": options["exporter"]}
+    wanted = {"dtype": dtype, "exporter": options["exporter"], "graph": GRAPH}
     if dtype == "float32":
         return wanted
     wanted["head"] = options["head"]

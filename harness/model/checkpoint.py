@@ -29,6 +29,14 @@ _MAX_JSON = 64 * 2**20
 _DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_BESIDE = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*tokens*.json",
+    "generation_config.json",
+    "*.jinja",
+)
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.jinja"]
 
 
@@ -312,6 +320,13 @@ def _digests(paths: Iterable[Path]) -> dict[str, str]:
     draft.write_text(json.dumps(memory))
     draft.replace(memory_file)
     return found
+
+
+def beside_sha256(folder: Path) -> str:
+    """One hash over the tokenizer, chat template and generation settings in `folder`."""
+    files = {file for pattern in _BESIDE for file in folder.glob(pattern) if file.is_file()}
+    digests = [(file.name, _digest(file)) for file in sorted(files)]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def identify(checkpoint: Checkpoint) -> ModelIdentity:
