@@ -96,6 +96,20 @@ def test_a_missing_shard_is_named(copy: Path) -> None:
         checkpoint.open_folder(copy)
 
 
+def test_shards_beside_a_whole_file_are_two_models_and_refused(copy: Path, qwen3: Path) -> None:
+    """transformers would read the whole file, others the shards."""
+    shutil.copy(qwen3 / "model.safetensors", copy)
+    with pytest.raises(ArmbenchError, match="holds two models"):
+        checkpoint.open_folder(copy)
+
+
+def test_an_index_of_one_whole_file_is_one_model(qwen3: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(qwen3, tmp_path / "copy"))
+    whole = checkpoint.tensor_files(folder)
+    (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": whole}))
+    assert checkpoint.open_folder(folder).weight_bytes
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
 def test_a_cut_off_shard_is_named(copy: Path, keep: float) -> None:
     shard = sorted(copy.glob("*.safetensors"))[0]

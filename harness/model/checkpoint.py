@@ -120,8 +120,10 @@ def _check_entry(path: Path, name: str, entry: object, room: int) -> None:
 def tensor_files(folder: Path) -> dict[str, str]:
     """File name of each tensor in `folder`, by tensor name.
 
-    Raises ArmbenchError for a missing shard, a shard outside the folder, or pickled weights only.
+    Raises ArmbenchError for a missing shard, a shard outside the folder, shards beside a whole
+    file, or pickled weights only.
     """
+    single = folder / "model.safetensors"
     if (folder / INDEX).is_file():
         files = read_json(folder / INDEX).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
@@ -136,8 +138,12 @@ def tensor_files(folder: Path) -> dict[str, str]:
                 f"{folder} lacks {len(absent)} of {len(names)} shards: {', '.join(absent[:4])}",
                 hint="download the missing files into the folder",
             )
+        if single.is_file() and names != [single.name]:
+            raise ArmbenchError(
+                f"{folder} holds two models: {single.name}, and {names[0]} by {INDEX}",
+                hint="libraries differ in which they read: move one of them away",
+            )
         return files
-    single = folder / "model.safetensors"
     if single.is_file():
         return dict.fromkeys(read_header(single), single.name)
     pickled = sorted(p.name for pattern in _PICKLED for p in folder.glob(pattern))
