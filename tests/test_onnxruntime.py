@@ -55,11 +55,16 @@ def test_an_option_without_meaning_is_refused_by_name(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_arms_fast_math_is_refused_elsewhere(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_fast_math_is_refused_where_it_does_nothing(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(ArmbenchError, match="this machine is x86_64"):
         engines.resolve_options(engine, {"fast_math": True})
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(ArmbenchError, match="bfloat16 arithmetic, and this CPU has none"):
+        engines.resolve_options(engine, {"fast_math": True})
+    monkeypatch.setattr(onnxruntime, "features_of", lambda _: ["asimddp", "bf16"])
     options = engines.resolve_options(engine, {"fast_math": True})
     told = engines.stored(engine, "float32", options)
     assert told is not None

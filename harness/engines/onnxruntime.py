@@ -227,6 +227,11 @@ def check_choices(engine: str, options: Mapping[str, Any]) -> None:
             f"{platform.machine()}",
             hint="leave it off here",
         )
+    if options["fast_math"] and "bf16" not in features_of(read_processors(Tree())):
+        raise ArmbenchError(
+            f"fast_math of {engine} is bfloat16 arithmetic, and this CPU has none",
+            hint="leave it off here: it needs bf16",
+        )
     _huge_pages.check(engine, options)
 
 
