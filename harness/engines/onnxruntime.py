@@ -48,6 +48,7 @@ DTYPES = ("float32", "int8", "int4")
 PACKAGES = ("onnxruntime",)
 TRACE: Mapping[str, str] = {}  # a session option does it
 serves = True
+KLEIDIAI = True
 OPTIONS: Mapping[str, Any] = {
     "exporter": "builder",
     "int8": "nbits",
