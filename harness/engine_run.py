@@ -18,6 +18,7 @@ from harness import (
     engines,
     evidence,
     fit,
+    packages,
     places,
     served_trial,
     store,
@@ -100,7 +101,11 @@ class EngineRun(Run):
         return Crew(each, self.start)
 
     def reference(self) -> Path:
-        """The file with transformers' float32 logits; made where it is not in the cache."""
+        """The file with transformers' float32 logits; made where it is not in the cache.
+
+        Raises EngineFailed where it can't be made, for lack of a package or in its process.
+        """
+        _need("tokenizers")
         samples = agreement.samples(
             self.model.folder, self.vocabulary, synthetic=self.model.synthetic
         )
@@ -117,6 +122,7 @@ class EngineRun(Run):
 
     def make_reference(self, samples: agreement.Samples, file: Path) -> None:
         """Let a child write the reference logits of `samples` to `file`."""
+        _need("torch", "transformers")
         self.listener.phase("reference logits: transformers float32")
         threads = {"OMP_NUM_THREADS": str(len(self.plan.cpus))}
         with EngineProcess(self.plan.cpus, threads) as process:
@@ -267,7 +273,13 @@ class EngineRun(Run):
 
     def doubts(self, case: Case) -> list[str]:
         check = self.prepared(case).check
-        return [f"outside the quality bounds: {check.reason}"] if check.ok is False else []
+        if check.ok is False:
+            return [f"outside the quality bounds: {check.reason}"]
+        if check.ok or case.variant.engine == "fake" or self.plan.unchecked:
+            return []
+        return [
+            f"its quality could not be checked: {check.reason} (--unchecked true lets it count)"
+        ]
 
     def finish(self) -> None:
         self.calibrator.after()
@@ -352,6 +364,13 @@ class EngineRun(Run):
             vocabulary=self.vocabulary,
             timeout_s=self.timeout(case),
         )
+
+
+def _need(*names: str) -> None:
+    """Raise EngineFailed, with the command that helps, where a package of the guard is missing."""
+    if missing := packages.missing(names):
+        how = packages.install_command("torch", missing)
+        raise EngineFailed(f"{' and '.join(missing)} not installed: {how}")
 
 
 def _load(crew: Crew, timeout_s: float, trial: Trial | None = None) -> float:
