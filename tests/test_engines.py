@@ -182,6 +182,28 @@ def test_an_engine_computes_what_transformers_computes(
     assert found.positions == sum(part.positions for part in found.parts) > 256
 
 
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [
+        ("torch", "float32"),
+        ("torch", "int8"),
+        ("torch", "int4"),
+        ("onnxruntime", "float32"),
+        ("onnxruntime", "int4"),
+    ],
+)
+def test_an_engine_computes_the_same_model_while_it_serves(
+    engine: str, dtype: str, qwen2: Path, references: dict[str, Path]
+) -> None:
+    spec = spec_for(qwen2, engine, dtype, {})
+    with process_for(spec) as process:
+        process.ask(wire.Load(spec), wire.Loaded, 120)
+        asked = wire.Compare(str(references["qwen2"]), 16)
+        found = process.ask(asked, wire.Compared, 120).agreement
+    assert agreement.shortfalls(found, agreement.bounds(dtype, "synthetic")) == []
+    assert found.positions > 256
+
+
 @pytest.fixture(scope="session")
 def saved_by_5(tmp_path_factory: pytest.TempPathFactory, qwen3: Path) -> Path:
     """The tiny Qwen3 with its theta where transformers 5 writes it."""

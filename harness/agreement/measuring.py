@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.engines import Engine
+    from harness.agreement.in_slots import InSlots
+    from harness.engines import Engine, ServingEngine
 
 # A pass that has taken its share of this ends, after a few positions at least: a large model on a
 # slow machine is judged by fewer.
@@ -94,25 +95,32 @@ def _round_to_4_bits(matrix: Any) -> None:
         groups.copy_((groups / scale).round_().clamp_(-8, 7) * scale)
 
 
-def compare(engine: Engine, file: Path, limit_s: float = LIMIT_S) -> Agreement:
-    """`engine` teacher-forced on the reference in `file`, in about `limit_s` seconds at most."""
+def compare(
+    engine: Engine, file: Path, limit_s: float = LIMIT_S, chunk: int | None = None
+) -> Agreement:
+    """`engine` teacher-forced on the reference in `file`, in about `limit_s` seconds at most.
+
+    With `chunk` through its slots, as it serves, and so many prompt tokens a step.
+    """
     import numpy as np
 
     from harness.agreement.figures import Tally
+    from harness.agreement.in_slots import InSlots
 
+    led = engine if chunk is None else InSlots(cast("ServingEngine", engine), chunk)
     start, tally = time.monotonic(), Tally()
     with np.load(file, allow_pickle=False) as stored:
         samples = msgspec.json.decode(stored["samples"].tobytes(), type=Samples)
         for number, one in enumerate(samples.passes):
             share = limit_s / len(samples.passes)
-            _force(engine, one, stored[str(number)], tally.add, share)
+            _force(led, one, stored[str(number)], tally.add, share)
         source = str(stored["source"])
         rounded = float(stored["int4_error"]) if "int4_error" in stored else None
     return tally.agreement(source, samples.meaningless, time.monotonic() - start, rounded)
 
 
 def _force(
-    engine: Engine, one: Pass, wanted: NDArray[np.float32], add: Any, limit_s: float
+    engine: Engine | InSlots, one: Pass, wanted: NDArray[np.float32], add: Any, limit_s: float
 ) -> None:
     """Lead `engine` through one pass and add each position's figures."""
     import numpy as np
