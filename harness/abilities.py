@@ -83,7 +83,9 @@ def abilities(name: str, found: Here) -> list[str]:
     if "bfloat16" in module.DTYPES:
         said.append(_told("bfloat16", found.bfloat16, found, "emulated"))
     if any(dtype in _SMALL for dtype in module.DTYPES):
-        said.append(_told("8-bit products", found.int8, found, "without an instruction of theirs"))
+        used = found.int8 if found.int8 in getattr(module, "INT8", _INT8) else None
+        said.append(_told("8-bit products", used, found, "without an instruction of theirs"))
+    if getattr(module, "KLEIDIAI", False):
         has = "asimddp or i8mm is there" if found.int8 else "needs asimddp, which is not there"
         said.append(f"KleidiAI: {has}" if found.arm else "KleidiAI: Arm only")
     if "compile" in module.OPTIONS:

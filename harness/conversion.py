@@ -19,7 +19,7 @@ from harness.engine_process import EngineFailed, EngineProcess
 from harness.engines import EngineSpec
 from harness.errors import ArmbenchError
 from harness.model.architecture import Dimensions
-from harness.model.checkpoint import Checkpoint
+from harness.model.checkpoint import Checkpoint, beside_sha256
 from harness.records.run import Variant
 from harness.units import format_bytes
 
@@ -30,14 +30,19 @@ def _quiet(_: str) -> None:
     """Tell nobody."""
 
 
-def folder_for(variant: Variant, fingerprint: str) -> Path | None:
-    """Where the conversion for `variant` lies, or would; None where the engine needs none."""
+def folder_for(variant: Variant, checkpoint: Checkpoint, fingerprint: str) -> Path | None:
+    """Where `variant`'s conversion of `checkpoint` lies, or would; None where it needs none.
+
+    `fingerprint` is that of config and weights. What lies beside them counts as well: most
+    conversions hold the tokenizer.
+    """
     converter = engines.converter(variant.engine)
     if converter is None:
         return None
     maker = str(getattr(converter, "CONVERSION_OF", variant.engine))
     wanted = converter.prepare_options(variant.dtype, variant.options)
     wanted["packages"] = _versions(converter.prepare_packages(variant.options))
+    wanted["beside"] = beside_sha256(checkpoint.folder)
     key = json.dumps([fingerprint, maker, wanted], sort_keys=True)
     name = f"{maker}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     return places.cache_dir() / "conversions" / name
@@ -84,7 +89,7 @@ def prepare(
     what it needs. Raises ArmbenchError where packages, memory or disk are missing, EngineFailed
     where the converter fails; its last output is kept beside the folder.
     """
-    target = folder_for(variant, fingerprint)
+    target = folder_for(variant, checkpoint, fingerprint)
     if target is None:
         return None, None
     seconds = None

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 from harness import wire
 from harness.errors import ArmbenchError
+from harness.parent import child_command
 from harness.units import format_cpu_list, format_duration
 
 _TAIL_LINES = 20
@@ -76,10 +76,10 @@ class EngineProcess:
         self.channel = ours
         with theirs:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "harness.worker"),
+                child_command(
+                    "harness.worker",
                     *(str(theirs.fileno()), format_cpu_list(cpus), format_cpu_list(nodes)),
-                ],
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=self.log,
                 stderr=self.log,

@@ -58,6 +58,7 @@ class Spec(LoadKeys, kw_only=True, forbid_unknown_fields=True):
     instance: str | None = None
     price: str | None = None
     ceilings: bool = True
+    unchecked: bool = False
 
 
 _LISTS = {
@@ -294,6 +295,7 @@ def resolve(spec: Spec, machine: Machine, d: Dimensions) -> Plan:
         # The fake engine's figures are its options: there is nothing to hold against the machine.
         ceilings=spec.ceilings and any(v.engine != "fake" for v in variants),
         places=where.places,
+        unchecked=spec.unchecked,
     )
 
 

@@ -86,6 +86,10 @@ class TimedEngineRun(EngineRun):
         self.rounds(one, self.count)
         return made
 
+    def doubts(self, case: Case) -> list[str]:
+        """None: a warning says that nothing was compared."""
+        return []
+
     def finish(self) -> None:
         """No ceilings are measured here."""
 

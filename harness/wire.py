@@ -73,9 +73,13 @@ class MakeReference(Struct, tag=True):
 
 
 class Compare(Struct, tag=True):
-    """Hold the loaded engine against the reference in `file`. Answer: Compared."""
+    """Hold the loaded engine against the reference in `file`. Answer: Compared.
+
+    With `chunk` as it serves: in slots, so many prompt tokens a step at most.
+    """
 
     file: str
+    chunk: int | None = None
 
 
 class Trace(Struct, tag=True):

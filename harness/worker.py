@@ -145,7 +145,8 @@ class Worker:
         return wire.Done()
 
     def compare(self, request: wire.Compare) -> wire.Reply:
-        return wire.Compared(agreement.compare(self._loaded(), Path(request.file)))
+        engine, file = self._loaded(), Path(request.file)
+        return wire.Compared(agreement.compare(engine, file, chunk=request.chunk))
 
     def trace(self, request: wire.Trace) -> wire.Reply:
         trace = getattr(self._loaded(), "trace", None)

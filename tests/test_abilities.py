@@ -55,21 +55,48 @@ def test_a_converter_without_its_packages_says_so(
 @pytest.mark.parametrize(
     ("features", "architecture", "words"),
     [
-        (["asimd"], "aarch64", ["bfloat16: emulated", "without", "needs asimddp"]),
-        (["asimd", "asimddp"], "aarch64", ["bfloat16: emulated", "by asimddp", "is there"]),
-        (["asimddp", "i8mm", "bf16"], "aarch64", ["bfloat16: by bf16", "by i8mm", "is there"]),
-        (["avx2"], "x86_64", ["bfloat16: emulated", "without", "Arm only"]),
-        (["avx512_vnni", "amx_bf16", "amx_int8"], "x86_64", ["by amx_bf16", "by amx_int8", "Arm"]),
+        (["asimd"], "aarch64", ["bfloat16: emulated", "without"]),
+        (["asimd", "asimddp"], "aarch64", ["bfloat16: emulated", "by asimddp"]),
+        (["asimddp", "i8mm", "bf16"], "aarch64", ["bfloat16: by bf16", "by i8mm"]),
+        (["avx2"], "x86_64", ["bfloat16: emulated", "without"]),
+        (["avx512_vnni", "amx_bf16", "amx_int8"], "x86_64", ["by amx_bf16", "by amx_int8"]),
         ([], None, ["not known"]),
     ],
 )
 def test_the_features_decide_what_is_said(
     this_machine: Machine, features: list[str], architecture: str | None, words: list[str]
 ) -> None:
+    said = told("openvino", features, architecture)
+    assert [w for w in words if w not in said] == []
+
+
+def told(engine: str, features: list[str], architecture: str | None) -> str:
+    """What is said of `engine` on a machine with `features`."""
     machine = detect()
     machine.cpu.features, machine.architecture = features, architecture
-    said = "; ".join(abilities.abilities("openvino", abilities.here(machine)))
-    assert [w for w in words if w not in said] == []
+    return "; ".join(abilities.abilities(engine, abilities.here(machine)))
+
+
+@pytest.mark.parametrize(
+    ("features", "byte_products"),
+    [
+        (["avx512_vnni", "amx_int8"], "by amx_int8"),
+        (["avx512_vnni"], "by avx512_vnni"),
+        (["avx_vnni"], "without an instruction of theirs"),
+        (["asimddp", "i8mm"], "without an instruction of theirs"),
+    ],
+)
+def test_torch_is_said_to_multiply_bytes_only_where_it_does(
+    features: list[str], byte_products: str
+) -> None:
+    assert f"8-bit products: {byte_products}" in told("torch", features, "x86_64")
+
+
+def test_kleidiai_is_told_of_the_engines_that_run_it() -> None:
+    saying = [n for n in engines.names() if "KleidiAI: asimddp" in told(n, ["asimddp"], "aarch64")]
+    assert saying == ["onnxruntime", "onnxruntime_genai", "torch"]
+    assert "needs asimddp, which is not there" in told("onnxruntime", ["asimd"], "aarch64")
+    assert "KleidiAI: Arm only" in told("torch", ["avx2"], "x86_64")
 
 
 def test_a_compiler_is_the_one_that_is_asked_for(this_machine: Machine) -> None:

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -22,9 +23,10 @@ from harness import agreement, engines
 from harness.agreement import figures
 from harness.agreement.judging import kind
 from harness.agreement.texts import Pass, Samples, shipped_texts
+from harness.engine_run import EngineRun
 from harness.errors import ArmbenchError
 from harness.model import synthetic
-from harness.records.run import Agreement, AgreementPart
+from harness.records.run import Agreement, AgreementPart, Check, Variant
 
 VOCABULARY = 50
 # as far apart as a shift leaves them: eighths, exact in every sum below
@@ -57,6 +59,31 @@ class Recorded:
 
     def logits(self) -> Any:
         return self.change(self.wanted[:, self.at].copy(), len(self.now.rows))
+
+
+class Slotted(Recorded):
+    """The same, which serves too: its logits in slots are changed by `served`."""
+
+    def __init__(self, file: Path, served: Callable[[Any], Any], chunk: int) -> None:
+        super().__init__(file)
+        self.served, self.chunk = served, chunk
+
+    def open_slots(self, slots: int, context: int) -> None:
+        self.allocate(slots, context)
+        self.held: list[list[int]] = [[] for _ in range(slots)]
+
+    def step(self, feeds: Any) -> Any:
+        first = len(self.held[0]) < self.now.prefix
+        assert sum(len(f.tokens) for f in feeds) <= (self.chunk if first else len(feeds))
+        for slot, tokens, wanted in feeds:
+            self.held[slot] += tokens
+            assert self.held[slot] == self.now.rows[slot][: len(self.held[slot])]
+            assert wanted == (len(self.held[slot]) >= self.now.prefix)
+        self.at = len(self.held[0]) - self.now.prefix
+        return [0 if f.wanted else None for f in feeds]
+
+    def logits(self) -> Any:
+        return self.served(super().logits())
 
 
 def reference(folder: Path, meaningless: str | None = None) -> Path:
@@ -154,6 +181,31 @@ def test_a_kernel_that_is_wrong_for_a_single_row_only_is_caught(tmp_path: Path) 
     wanted = agreement.bounds("int4", "checkpoint")
     assert found.kl_mean <= wanted.kl_mean
     assert any("long alone" in reason for reason in agreement.shortfalls(found, wanted))
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 8, 50, 512])
+def test_what_only_serving_gets_wrong_is_caught_in_slots(chunk: int, tmp_path: Path) -> None:
+    file = reference(tmp_path)
+    wanted = agreement.bounds("float32", "checkpoint")
+    right = agreement.compare(Slotted(file, lambda x: x, chunk), file, chunk=chunk)
+    assert agreement.shortfalls(right, wanted) == []
+    assert right.positions == agreement.compare(Recorded(file), file).positions
+    wrong = agreement.compare(Slotted(file, lambda x: 1.5 * x, chunk), file, chunk=chunk)
+    assert agreement.shortfalls(wrong, wanted) != []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_worse_of_batches_and_slots_is_the_verdict(first: bool, tmp_path: Path) -> None:
+    file = reference(tmp_path)
+    good = agreement.compare(Recorded(file), file)
+    bad = agreement.compare(Recorded(file, lambda x, _: 1.5 * x), file)
+    check = Check(variant=Variant(engine="torch", dtype="float32", threads=1), ok=None)
+    run = EngineRun.__new__(EngineRun)
+    run.model = SimpleNamespace(synthetic=False)  # type: ignore[assignment]
+    for found, where in [(bad, "in slots: "), (good, "")][:: 1 if first else -1]:
+        run.judge(check, found, where)
+    assert (check.ok, check.agreement) == (False, bad)
+    assert (check.reason or "").startswith("in slots: ")
 
 
 def test_logits_that_are_not_finite_are_counted_and_never_pass(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import cache, conversion, engines
+from harness import agreement, cache, conversion, engines, packages
 from harness.cache import locks
 from harness.cache.listing import read_note
 from harness.engine_process import EngineFailed
@@ -87,6 +88,98 @@ def test_two_processes_that_want_one_conversion_make_it_once(qwen3: Path, fresh:
     assert note.peak_rss_bytes > 2**26
     assert note.packages["onnx_ir"][0].isdigit()
     assert note.bytes == sum(f.stat().st_size for f in made[0].iterdir() if f.name != cache.NOTE)
+
+
+def key_of(engine: str, model: Path) -> str:
+    """The name of the conversion of `model` for `engine` in its smallest dtype."""
+    opened = checkpoint.open_folder(model)
+    fingerprint = checkpoint.fingerprint(checkpoint.identify(opened))
+    options = engines.resolve_options(engine, {})
+    dtype = "q8_0" if engine == "llamacpp" else "int4"
+    variant = Variant(engine=engine, dtype=dtype, threads=1, options=options)
+    folder = conversion.folder_for(variant, opened, fingerprint)
+    assert folder is not None
+    return folder.name
+
+
+CONVERTING = ["llamacpp", "onnxruntime", "onnxruntime_genai", "openvino"]
+
+
+@pytest.mark.parametrize("engine", CONVERTING)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_another_tokenizer_makes_another_conversion(
+    engine: str, name: str, qwen3: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(qwen3, tmp_path / "copy"))
+    before = key_of(engine, qwen3)
+    assert key_of(engine, copy) == before
+    with (copy / name).open("a") as file:
+        file.write(" ")
+    assert key_of(engine, copy) != before
+
+
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        ("llamacpp", "llamacpp.WRITER"),
+        ("onnxruntime", "onnxruntime.GRAPH"),
+        ("onnxruntime_genai", "onnxruntime.GRAPH"),
+    ],
+)
+def test_what_is_written_differently_is_another_conversion(
+    engine: str, number: str, qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = key_of(engine, qwen3)
+    monkeypatch.setattr(f"harness.engines.{number}", 99)
+    assert key_of(engine, qwen3) != before
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime_genai"])
+def test_another_onnxruntime_makes_another_conversion(
+    engine: str, qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its quantisers write the products."""
+    before, real = key_of(engine, qwen3), packages.version
+    monkeypatch.setattr(packages, "version", lambda n: "9.9" if n == "onnxruntime" else real(n))
+    assert key_of(engine, qwen3) != before
+
+
+@pytest.mark.engine
+def test_two_first_runs_on_one_model_make_its_reference_once(
+    qwen3: Path, fresh: Path, tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "harness", "run", "--model", str(qwen3), "--engine", "fake"),
+        *("--threads", "1", "--input-tokens", "8", "--output-tokens", "4", "--repeats", "1"),
+    ]
+    both = [
+        subprocess.Popen(
+            [*command, "--results", str(tmp_path / name)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    said = [process.communicate(timeout=240)[1] for process in both]
+    assert {process.returncode for process in both} <= {Exit.FINE, Exit.INVALID}, said
+    assert sum("reference logits: transformers float32" in text for text in said) == 1
+    assert sum("another process makes the reference logits" in text for text in said) == 1
+    (made,) = (fresh / "references").iterdir()
+    assert made.suffix == ".npz"
+
+
+@pytest.mark.engine
+def test_the_draft_of_a_reference_whose_maker_was_killed_is_a_leftover(
+    qwen3: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = fresh / "references" / "aa.npz"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(Path, "replace", lambda *_: None)  # as if killed just before
+    monkeypatch.setattr(os, "getpid", lambda: 999999999)
+    agreement.make_reference(qwen3, agreement.samples(qwen3, 4096, synthetic=True), file)
+    (left,) = cache.entries()
+    assert (left.kind, left.owner, left.leftover) == ("references", 999999999, True)
 
 
 @pytest.mark.engine

@@ -96,6 +96,20 @@ def test_a_missing_shard_is_named(copy: Path) -> None:
         checkpoint.open_folder(copy)
 
 
+def test_shards_beside_a_whole_file_are_two_models_and_refused(copy: Path, qwen3: Path) -> None:
+    """transformers would read the whole file, others the shards."""
+    shutil.copy(qwen3 / "model.safetensors", copy)
+    with pytest.raises(ArmbenchError, match="holds two models"):
+        checkpoint.open_folder(copy)
+
+
+def test_an_index_of_one_whole_file_is_one_model(qwen3: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(qwen3, tmp_path / "copy"))
+    whole = checkpoint.tensor_files(folder)
+    (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": whole}))
+    assert checkpoint.open_folder(folder).weight_bytes
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
 def test_a_cut_off_shard_is_named(copy: Path, keep: float) -> None:
     shard = sorted(copy.glob("*.safetensors"))[0]
@@ -132,6 +146,22 @@ def test_a_config_that_cannot_be_computed_is_refused(
     edit(copy, **changes)
     with pytest.raises(ArmbenchError, match=words):
         checkpoint.open_folder(copy)
+
+
+def ask_for_code(folder: Path, code: str) -> None:
+    """Let the tokenizer of `folder` be a class of its own Python."""
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["auto_map"] = {"AutoTokenizer": ["own.Own", None]}
+    settings["tokenizer_class"] = "Own"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "own.py").write_text(code)
+
+
+def test_a_tokenizer_that_brings_code_is_refused(copy: Path) -> None:
+    ask_for_code(copy, "")
+    with pytest.raises(ArmbenchError, match=r"tokenizer_config\.json asks for code") as caught:
+        checkpoint.open_folder(copy)
+    assert "never runs remote code" in (caught.value.hint or "")
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:

@@ -126,7 +126,44 @@ def test_the_bound_of_torch_int4_is_that_of_the_kernel_which_auto_means(
     stored = engines.stored("torch", "int4", options)
     assert stored is not None
     assert stored.compute == compute
-    assert _torch_kernels.resolved("int8", "auto") == "int_mm"
+
+
+@pytest.mark.parametrize(
+    ("feature", "kernel", "compute"),
+    [
+        ("avx512_vnni", "int_mm", "i8"),
+        ("avx2", "int8pack", "bf16"),
+        ("asimddp", "int8pack", "bf16"),
+        ("i8mm", "int8pack", "bf16"),
+    ],
+)
+def test_int8_of_torch_multiplies_bytes_only_where_aten_has_more_than_a_loop(
+    feature: str, kernel: str, compute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_torch_kernels, "features", lambda: [feature])
+    assert _torch_kernels.resolved("int8", "auto") == kernel
+    for body in ("int4pack", "dyn_quant_4bit"):
+        assert _torch_kernels.of_head(body) == kernel
+    assert _torch_kernels.of_head("int_mm") == "int_mm"
+    stored = engines.stored("torch", "int8", dict(torch_engine.OPTIONS))
+    assert stored is not None
+    assert (stored.body, stored.compute) == ("int8", compute)
+
+
+@pytest.mark.parametrize(("features", "words"), [([], "needs asimddp"), (["asimddp"], None)])
+def test_kleidiai_s_int4_is_refused_on_an_arm_cpu_that_its_kernels_do_not_know(
+    features: list[str], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.engines import _torch_quantised
+
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(_torch_quantised, "features", lambda: features)
+    monkeypatch.setattr(_torch_quantised, "has_kleidiai", lambda: True)
+    if words is None:
+        assert _torch_quantised.chosen("int4", "auto") == "dyn_quant_4bit"
+        return
+    with pytest.raises(ArmbenchError, match=words):
+        _torch_quantised.chosen("int4", "auto")
 
 
 def test_a_dtype_that_onednn_cannot_pack_on_this_cpu_is_left_unpacked(

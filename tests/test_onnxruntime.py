@@ -6,21 +6,23 @@ import json
 import platform
 import random
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from harness import conversion, engines, wire
+from harness import engines, wire
 from harness.engine_process import EngineFailed
-from harness.engines import Feed, onnxruntime
+from harness.engines import EngineSpec, Feed, onnxruntime
 from harness.errors import ArmbenchError
 from harness.model import checkpoint, synthetic
 from harness.model.architecture import dimensions
 from harness.model.footprint import FORMATS
-from harness.records.run import Stored, Variant
+from harness.records.run import Stored
 from tests.conftest import tiny_config
+from tests.test_checkpoint import ask_for_code
 from tests.test_engine_slots import in_child, opened_slots
 from tests.test_engines import CPUS, process_for, spec_for
 
@@ -53,11 +55,16 @@ def test_an_option_without_meaning_is_refused_by_name(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_arms_fast_math_is_refused_elsewhere(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_fast_math_is_refused_where_it_does_nothing(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(ArmbenchError, match="this machine is x86_64"):
         engines.resolve_options(engine, {"fast_math": True})
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(ArmbenchError, match="bfloat16 arithmetic, and this CPU has none"):
+        engines.resolve_options(engine, {"fast_math": True})
+    monkeypatch.setattr(onnxruntime, "features_of", lambda _: ["asimddp", "bf16"])
     options = engines.resolve_options(engine, {"fast_math": True})
     told = engines.stored(engine, "float32", options)
     assert told is not None
@@ -123,6 +130,24 @@ def test_a_graph_stores_the_bytes_that_its_formats_say(
     for name, (outputs, inputs, size) in found.items():
         kept = (told.head or told.body) if name in heads else told.body
         assert size == FORMATS[kept].bytes(outputs, inputs), name
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("exporter", ["builder", "optimum"])
+def test_no_exporter_runs_code_from_the_checkpoint(
+    exporter: str, qwen3: Path, tmp_path: Path
+) -> None:
+    """Were it there: `open_folder` refuses it before."""
+    folder, ran = shutil.copytree(qwen3, tmp_path / "own"), tmp_path / "ran"
+    base = "from transformers import PreTrainedTokenizerFast as Base\n"
+    ask_for_code(folder, f"{base}open({str(ran)!r}, 'w')\nclass Own(Base):\n    pass\n")
+    options = engines.resolve_options("onnxruntime", {"exporter": exporter})
+    spec = EngineSpec(
+        engine="onnxruntime", checkpoint=str(folder), dtype="float32", cpus=CPUS, options=options
+    )
+    with process_for(spec) as process, suppress(EngineFailed):
+        process.ask(wire.Prepare(spec, str(tmp_path / "graph")), wire.Done, 120)
+    assert not ran.exists()
 
 
 @pytest.mark.engine
@@ -321,10 +346,7 @@ def test_genai_follows_tokens_that_it_would_not_choose(qwen3: Path) -> None:
 def test_a_conversion_says_what_memory_and_disk_it_needs() -> None:
     d = dimensions(checkpoint.builtin_config("qwen2.5-0.5b"))
     options = engines.resolve_options("onnxruntime", {})
-    variant = Variant(engine="onnxruntime", dtype="int4", threads=1, options=options)
     whole, kept = (onnxruntime.stored_bytes(d, t, options) for t in ("float32", "int4"))
     memory, disk = onnxruntime.prepare_bytes(d, "int4", options)
     assert disk > whole + kept
     assert memory > whole
-    assert conversion.folder_for(variant, "0" * 64) is not None
-    assert CPUS

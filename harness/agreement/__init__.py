@@ -7,10 +7,11 @@ came out by the `bounds` of configs/quality.toml.
 from __future__ import annotations
 
 from harness.agreement.judging import Bounds, bounds, shortfalls
-from harness.agreement.measuring import compare, make_reference
+from harness.agreement.measuring import REFERENCE, compare, make_reference
 from harness.agreement.texts import Pass, Samples, samples
 
 __all__ = [
+    "REFERENCE",
     "Bounds",
     "Pass",
     "Samples",

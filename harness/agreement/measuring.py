@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from harness.agreement.texts import Pass, Samples
 from harness.errors import ArmbenchError
+from harness.model.for_transformers import folder_for_transformers
 from harness.records.run import Agreement
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.engines import Engine
+    from harness.agreement.in_slots import InSlots
+    from harness.engines import Engine, ServingEngine
 
 # A pass that has taken its share of this ends, after a few positions at least: a large model on a
 # slow machine is judged by fewer.
 LIMIT_S = 120.0
+# What a reference holds. The number rises when the same is computed in another way.
+REFERENCE = "transformers float32, int4: 2"
 _LEAST_POSITIONS = 4
 _GROUP = 32
 _ROWS_AT_ONCE = 8192  # of a matrix, so that a large one is not there twice
@@ -37,13 +42,14 @@ def make_reference(checkpoint: Path, samples: Samples, file: Path) -> None:
     import torch
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        str(checkpoint),
-        dtype=torch.float32,
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-    )
+    with folder_for_transformers(checkpoint) as folder:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+        )
     model.train(mode=False)
     arrays: dict[str, Any] = {
         "samples": np.frombuffer(msgspec.json.encode(samples), dtype=np.uint8),
@@ -61,8 +67,9 @@ def make_reference(checkpoint: Path, samples: Samples, file: Path) -> None:
             difference = _logits(model, one) - wanted
             errors.append((difference.var(dim=-1) / wanted.var(dim=-1)).flatten())
     arrays["int4_error"] = torch.cat(errors).mean().sqrt().numpy()
-    draft = file.with_suffix(".draft.npz")
-    np.savez(draft, **arrays)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    with draft.open("wb") as written:
+        np.savez(written, **arrays)
     draft.replace(file)
 
 
@@ -88,25 +95,32 @@ def _round_to_4_bits(matrix: Any) -> None:
         groups.copy_((groups / scale).round_().clamp_(-8, 7) * scale)
 
 
-def compare(engine: Engine, file: Path, limit_s: float = LIMIT_S) -> Agreement:
-    """`engine` teacher-forced on the reference in `file`, in about `limit_s` seconds at most."""
+def compare(
+    engine: Engine, file: Path, limit_s: float = LIMIT_S, chunk: int | None = None
+) -> Agreement:
+    """`engine` teacher-forced on the reference in `file`, in about `limit_s` seconds at most.
+
+    With `chunk` through its slots, as it serves, and so many prompt tokens a step.
+    """
     import numpy as np
 
     from harness.agreement.figures import Tally
+    from harness.agreement.in_slots import InSlots
 
+    led = engine if chunk is None else InSlots(cast("ServingEngine", engine), chunk)
     start, tally = time.monotonic(), Tally()
     with np.load(file, allow_pickle=False) as stored:
         samples = msgspec.json.decode(stored["samples"].tobytes(), type=Samples)
         for number, one in enumerate(samples.passes):
             share = limit_s / len(samples.passes)
-            _force(engine, one, stored[str(number)], tally.add, share)
+            _force(led, one, stored[str(number)], tally.add, share)
         source = str(stored["source"])
         rounded = float(stored["int4_error"]) if "int4_error" in stored else None
     return tally.agreement(source, samples.meaningless, time.monotonic() - start, rounded)
 
 
 def _force(
-    engine: Engine, one: Pass, wanted: NDArray[np.float32], add: Any, limit_s: float
+    engine: Engine | InSlots, one: Pass, wanted: NDArray[np.float32], add: Any, limit_s: float
 ) -> None:
     """Lead `engine` through one pass and add each position's figures."""
     import numpy as np

@@ -47,6 +47,7 @@ PLAN_FLAGS: dict[str, str] = {
     "instance": "the cloud instance this is, such as aws/c8g.4xlarge",
     "price": "what the whole instance costs, such as '0.638 USD/h'",
     "ceilings": "whether results are held against measured ceilings: true, false",
+    "unchecked": "whether engines count whose quality could not be checked: true, false",
 }
 
 
@@ -94,7 +95,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
             found[key] = load_flags.parse(key, text)
         elif key in _INTEGER_LIST_KEYS:
             found[key] = [whole(key, part) for part in text.split(",") if part.strip()]
-        elif key == "ceilings":
+        elif key in ("ceilings", "unchecked"):
             found[key] = truth(key, text)
         else:
             found[key] = whole(key, text) if key in _INTEGER_KEYS else text

@@ -18,6 +18,8 @@ An engine module is cheap to import (no torch, no onnxruntime at its top) and ha
 - `OPTION_HELP`, optional: the meaning of each option in one line;
 - `here(found)`, optional: what it can do on the machine of which `abilities.here` says `found`;
 - `stored(dtype, options)`, optional: how it keeps the model, where not in plain `dtype`;
+- `INT8`, optional: the CPU features that its 8-bit products use, where not all that there are;
+- `KLEIDIAI`, optional: True where it runs Arm's own kernels;
 - `serves`, optional: True where its engine is a ServingEngine;
 - `serving_bytes(dimensions, dtype, slots, context, chunk, options)`, optional beside it: an
   estimate of its peak memory while it serves, where not that of `slots` whole prompts at once;

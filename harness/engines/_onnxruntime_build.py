@@ -19,6 +19,7 @@ from harness.engines._onnxruntime_keys import PRODUCTS
 from harness.engines._onnxruntime_rows import write_probe
 from harness.engines.onnxruntime import reduced_range, uses_dynamic
 from harness.errors import ArmbenchError
+from harness.model.for_transformers import folder_for_transformers
 
 if TYPE_CHECKING:
     from harness.engines import EngineSpec
@@ -48,26 +49,28 @@ def make(spec: EngineSpec, folder: Path) -> None:
 
 def _export(spec: EngineSpec, folder: Path) -> None:
     """The float32 graph."""
-    if spec.options["exporter"] == "optimum":
-        _optimum(spec, folder)
-    else:
-        _builder(spec, folder)
+    with folder_for_transformers(Path(spec.checkpoint)) as source:
+        if spec.options["exporter"] == "optimum":
+            _optimum(source, folder)
+        else:
+            _builder(source, folder, spec.dtype)
     gc.collect()  # the exporters leave the model in cycles, and the next step loads it again
 
 
-def _builder(spec: EngineSpec, folder: Path) -> None:
+def _builder(source: Path, folder: Path, dtype: str) -> None:
     from onnxruntime_genai.models.builder import create_model
 
     # a tied head that is to be quantised cannot be the embedding as well, transposed
-    apart = {} if spec.dtype == "float32" else {"shared_embeddings": False}
+    apart = {} if dtype == "float32" else {"shared_embeddings": False}
     create_model(
         "local",
-        spec.checkpoint,
+        str(source),
         str(folder),
         "fp32",
         "cpu",
         str(folder / "cache"),
         prune_lm_head=True,
+        hf_remote=False,  # its default runs a checkpoint's own Python
         **apart,
     )
 
@@ -139,11 +142,11 @@ def _copy_rest(source: Path, folder: Path) -> None:
             shutil.copy(file, folder)
 
 
-def _optimum(spec: EngineSpec, folder: Path) -> None:
+def _optimum(source: Path, folder: Path) -> None:
     from optimum.exporters.onnx import main_export
 
     main_export(
-        spec.checkpoint,
+        str(source),
         output=folder,
         task="text-generation-with-past",
         local_files_only=True,

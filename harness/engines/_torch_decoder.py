@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 from harness.engines._openmp import read_openmp
 from harness.engines._slots import none_open
 from harness.engines._torch_glue import glue
-from harness.engines._torch_quantised import KERNELS, AnyLinear, Int8Linear, chosen, has_kleidiai
+from harness.engines._torch_kernels import of_head
+from harness.engines._torch_quantised import INT8, KERNELS, AnyLinear, chosen, has_kleidiai
 from harness.engines._torch_slots import SlotDecoder
 from harness.engines._traces import read_mkl, read_onednn
 from harness.model.architecture import Dimensions, dimensions
@@ -169,9 +170,10 @@ class Decoder:
         self.embed: Callable[[Tensor], Tensor]
         self.head: AnyLinear
         if kernel in KERNELS:
-            table = Int8Linear(weights[rows], None)
+            int8 = INT8[of_head(kernel)]
+            table = int8(weights[rows], None)
             self.embed = table.rows
-            self.head = table if d.tied else Int8Linear(weights[columns], None)
+            self.head = table if d.tied else int8(weights[columns], None)
         else:
             embedding = weights[rows]
             self.embed = partial(F.embedding, weight=embedding)
@@ -241,6 +243,7 @@ _LINEAR = {
     "packed": "oneDNN packed",
     "plain": "torch.nn.functional.linear",
     "int_mm": "aten::_int_mm",
+    "int8pack": "aten::_weight_int8pack_mm",
     "int4pack": "aten::_weight_int4pack_mm_for_cpu",
     "dyn_quant_4bit": "aten::_dyn_quant_matmul_4bit",
 }
@@ -316,6 +319,8 @@ class TorchEngine:
             "linear": _LINEAR[self.kernel],
             "between products": "compiled by inductor" if glue.is_compiled else "eager",
         }
+        if self.kernel in KERNELS:
+            facts["head"] = _LINEAR[of_head(self.kernel)]
         if self.kernel == "dyn_quant_4bit":
             facts["reference"] = not has_kleidiai()
         if self.slots is not None:  # None: sums depend on the mix in their last bits

@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
 from harness.engines._openmp import read_openmp
+from harness.model.for_transformers import folder_for_transformers
 from harness.records.run import RuntimeThreads
 
 if TYPE_CHECKING:
@@ -24,14 +25,15 @@ class TransformersEngine:
         torch.set_num_threads(len(spec.cpus))
         torch.set_num_interop_threads(1)
         self.options = spec.options
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            str(Path(spec.checkpoint)),
-            dtype=getattr(torch, spec.dtype),
-            attn_implementation=spec.options["attention"],
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        with folder_for_transformers(Path(spec.checkpoint)) as folder:
+            self.model: Any = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=getattr(torch, spec.dtype),
+                attn_implementation=spec.options["attention"],
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+            )
         self.model.train(mode=False)
         self.cache: Any = None
         self.context = self.held = 0

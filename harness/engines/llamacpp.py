@@ -53,6 +53,7 @@ OPTION_HELP: Mapping[str, str] = {
     "ubatch": "rows that pass the layers at once",
 }
 FILE, TENSORS = "model.gguf", "tensors.json"  # what a conversion's folder holds
+WRITER = 1  # rises when _gguf writes the same file differently
 FLASH = ("auto", "on", "off")
 KV_BYTES = {"f16": 2.0, "f32": 4.0, "q8_0": 34 / 32}
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ of llama.cpp's llama-cparams.h
@@ -163,7 +164,7 @@ def prepare_options(dtype: str, options: Mapping[str, Any]) -> dict[str, Any]:
         version = importlib.metadata.version("llama-cpp-python")
     except importlib.metadata.PackageNotFoundError:
         version = "absent"
-    return {"dtype": dtype, "llama-cpp-python": version}
+    return {"dtype": dtype, "llama-cpp-python": version, "writer": WRITER}
 
 
 def prepare_packages(options: Mapping[str, Any]) -> Sequence[str]:

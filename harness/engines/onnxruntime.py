@@ -48,6 +48,7 @@ DTYPES = ("float32", "int8", "int4")
 PACKAGES = ("onnxruntime",)
 TRACE: Mapping[str, str] = {}  # a session option does it
 serves = True
+KLEIDIAI = True
 OPTIONS: Mapping[str, Any] = {
     "exporter": "builder",
     "int8": "nbits",
@@ -80,10 +81,12 @@ TUNABLE_IN: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "float32": {"fast_math": [False, True]},
     "int8": {"int8": ["nbits", "dynamic"]},
 }
+# With what each needs; onnxruntime's own quantisers write the products of int8 and int4.
 EXPORTERS = {
-    "builder": ("onnxruntime_genai", "onnx", "onnx_ir", "torch", "transformers"),
-    "optimum": ("optimum.onnxruntime", "onnx", "onnx_ir", "torch", "transformers"),
+    "builder": ("onnxruntime_genai", "onnxruntime", "onnx", "onnx_ir", "torch", "transformers"),
+    "optimum": ("optimum.onnxruntime", "onnxruntime", "onnx", "onnx_ir", "torch", "transformers"),
 }
+GRAPH = 1  # rises when _onnxruntime_build writes the same graph differently
 CHOICES: Mapping[str, Sequence[Any]] = {
     "int8": ("nbits", "dynamic"),
     "block_size": (16, 32, 64, 128, 256),
@@ -225,12 +228,17 @@ def check_choices(engine: str, options: Mapping[str, Any]) -> None:
             f"{platform.machine()}",
             hint="leave it off here",
         )
+    if options["fast_math"] and "bf16" not in features_of(read_processors(Tree())):
+        raise ArmbenchError(
+            f"fast_math of {engine} is bfloat16 arithmetic, and this CPU has none",
+            hint="leave it off here: it needs bf16",
+        )
     _huge_pages.check(engine, options)
 
 
 def prepare_options(dtype: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the conversion depends on: its cache key beside the checkpoint."""
-    wanted = {"dtype": dtype, "exporter": options["exporter"]}
+    wanted = {"dtype": dtype, "exporter": options["exporter"], "graph": GRAPH}
     if dtype == "float32":
         return wanted
     wanted["head"] = options["head"]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DTYPES = raw.DTYPES
 PACKAGES = ("onnxruntime_genai",)
 TRACE: Mapping[str, str] = {}  # a session option does it
+KLEIDIAI = True
 CONVERSION_OF = "onnxruntime"  # one graph for both
 OPTIONS: Mapping[str, Any] = {k: v for k, v in raw.OPTIONS.items() if k != "exporter"}
 OPTION_HELP: Mapping[str, str] = {k: raw.OPTION_HELP[k] for k in OPTIONS}

@@ -1,7 +1,9 @@
 """PyTorch: a lean greedy decoder on the checkpoint's own weights.
 
 int8 and int4 are quantised where they are loaded (`_torch_quantised`); `kernel` forces one of
-their kernels. The embedding and the head are int8 in both, one matrix where they are tied.
+their kernels. The embedding and the head are int8 in both, one matrix where they are tied. int8
+products are exact where the CPU has AVX-512 VNNI, elsewhere (on any Arm) of bfloat16 activations:
+ATen has no exact ones there but a scalar loop.
 
 Linear layers run on weights packed once for oneDNN (`packed`). On the one machine where both were
 timed (AMD Zen 5, 2 threads, float32, batch 1) they read about twice the bytes per second of the
@@ -27,6 +29,8 @@ DTYPES = ("float32", "bfloat16", "int8", "int4")
 PACKAGES = ("torch", "safetensors")
 TRACE = {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
 serves = True
+INT8 = _torch_kernels.INT8
+KLEIDIAI = True
 OPTIONS: Mapping[str, Any] = {
     "packed": True,
     "kernel": "auto",
@@ -36,7 +40,7 @@ OPTIONS: Mapping[str, Any] = {
 }
 OPTION_HELP = {
     "packed": "floats on weights packed for oneDNN, where this build of torch has them",
-    "kernel": "of int8: auto, int_mm; of int4: auto, int4pack, dyn_quant_4bit (KleidiAI on Arm)",
+    "kernel": "auto; of int8 int_mm, int8pack; of int4 int4pack, dyn_quant_4bit (KleidiAI on Arm)",
     "compile": "norms, rotation, gate and rounding compiled by inductor; not while it serves",
     "fast_math": "oneDNN may multiply float32 by bfloat16 instructions, where the CPU has them",
     "huge_pages": _huge_pages.HELP,
@@ -103,12 +107,13 @@ def _bytes(d: Dimensions, dtype: str, cached: int, rows: int, options: Mapping[s
 
 
 def stored(dtype: str, options: Mapping[str, Any]) -> Stored | None:
-    """Plain floats; int8: exact products of 8 bits; int4: its kernel's type, and an int8 head.
+    """Plain floats; int8 and int4: what their kernel multiplies, and an int8 head.
 
     Under `fast_math` the bound is that of bfloat16, though oneDNN is only allowed to use it.
     """
     if dtype == "int8":
-        return Stored(body="int8", compute="i8", kv_element_bytes=4)
+        exact = _torch_kernels.resolved(dtype, options["kernel"]) == "int_mm"
+        return Stored(body="int8", compute="i8" if exact else "bf16", kv_element_bytes=4)
     if dtype == "int4":
         kernel = _torch_kernels.resolved(dtype, options["kernel"])
         compute = "i8" if kernel == "dyn_quant_4bit" else "bf16"

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from harness.load.processes import Process, below
 from harness.load.programs import HOST, check_model, free_port, resolve, version
 from harness.load.recipes import Recipe, Settings
 from harness.load.supervisor import Ended, NotStarted, Order, Report, Started
+from harness.parent import child_command
 from harness.records.load import Endpoint, Target
 from harness.records.run import MemoryPolicy
 from harness.units import format_cpu_list, format_duration
@@ -100,10 +100,10 @@ class Managed:
         self.channel, theirs = socket.socketpair()
         with theirs:
             self._supervisor = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "harness.load.supervisor"),
+                child_command(
+                    "harness.load.supervisor",
                     msgspec.json.encode(self._order(theirs.fileno())).decode(),
-                ],
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=self.log,
                 stderr=self.log,

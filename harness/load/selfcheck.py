@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
@@ -15,6 +14,7 @@ from msgspec import Struct, field
 from harness.errors import ArmbenchError
 from harness.load.bodies import Said
 from harness.load.senders import Senders
+from harness.parent import child_command
 from harness.records.load import ClientSeen, Planned, Target
 
 # A client keeps up as long as all of these hold.
@@ -206,7 +206,7 @@ class _Server:
         self.channel, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness.load.null_server", str(theirs.fileno()), str(cpu)],
+                child_command("harness.load.null_server", str(theirs.fileno()), str(cpu)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from harness.errors import ArmbenchError
 from harness.load import messages
 from harness.load.messages import Closed
+from harness.parent import child_command
 from harness.records.load import Planned
 
 _SETUP_TIMEOUT_S = 60.0
@@ -34,7 +34,7 @@ class SenderProcess:
         self.channel, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness.load.sender", str(theirs.fileno()), str(cpu)],
+                child_command("harness.load.sender", str(theirs.fileno()), str(cpu)),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,

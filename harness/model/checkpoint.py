@@ -29,6 +29,14 @@ _MAX_JSON = 64 * 2**20
 _DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_BESIDE = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*tokens*.json",
+    "generation_config.json",
+    "*.jinja",
+)
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "vocab*", "merges.txt", "*.jinja"]
 
 
@@ -112,8 +120,10 @@ def _check_entry(path: Path, name: str, entry: object, room: int) -> None:
 def tensor_files(folder: Path) -> dict[str, str]:
     """File name of each tensor in `folder`, by tensor name.
 
-    Raises ArmbenchError for a missing shard, a shard outside the folder, or pickled weights only.
+    Raises ArmbenchError for a missing shard, a shard outside the folder, shards beside a whole
+    file, or pickled weights only.
     """
+    single = folder / "model.safetensors"
     if (folder / INDEX).is_file():
         files = read_json(folder / INDEX).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
@@ -128,8 +138,12 @@ def tensor_files(folder: Path) -> dict[str, str]:
                 f"{folder} lacks {len(absent)} of {len(names)} shards: {', '.join(absent[:4])}",
                 hint="download the missing files into the folder",
             )
+        if single.is_file() and names != [single.name]:
+            raise ArmbenchError(
+                f"{folder} holds two models: {single.name}, and {names[0]} by {INDEX}",
+                hint="libraries differ in which they read: move one of them away",
+            )
         return files
-    single = folder / "model.safetensors"
     if single.is_file():
         return dict.fromkeys(read_header(single), single.name)
     pickled = sorted(p.name for pattern in _PICKLED for p in folder.glob(pattern))
@@ -143,12 +157,19 @@ def tensor_files(folder: Path) -> dict[str, str]:
     )
 
 
-def _check_config(folder: Path, config: Mapping[str, Any]) -> Dimensions:
-    if "auto_map" in config:
+def _refuse_code(file: Path, settings: Mapping[str, Any]) -> None:
+    if "auto_map" in settings:
         raise ArmbenchError(
-            f"{folder / 'config.json'} asks for code from the checkpoint (auto_map)",
+            f"{file} asks for code from the checkpoint (auto_map)",
             hint="armbench never runs remote code; use a checkpoint of a built-in architecture",
         )
+
+
+def _check_config(folder: Path, config: Mapping[str, Any]) -> Dimensions:
+    _refuse_code(folder / "config.json", config)
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        _refuse_code(tokenizer, read_json(tokenizer))
     if "quantization_config" in config:
         raise ArmbenchError(
             f"{folder / 'config.json'} describes quantised weights, which are not read here",
@@ -305,6 +326,13 @@ def _digests(paths: Iterable[Path]) -> dict[str, str]:
     draft.write_text(json.dumps(memory))
     draft.replace(memory_file)
     return found
+
+
+def beside_sha256(folder: Path) -> str:
+    """One hash over the tokenizer, chat template and generation settings in `folder`."""
+    files = {file for pattern in _BESIDE for file in folder.glob(pattern) if file.is_file()}
+    digests = [(file.name, _digest(file)) for file in sorted(files)]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def identify(checkpoint: Checkpoint) -> ModelIdentity:

@@ -130,6 +130,7 @@ class Plan(Struct, kw_only=True):
     placement: str = "compact"  # as wished: compact, spread, numa, a CPU list, a file's name
     ceilings: bool = False  # whether they are taken; results without the key have none
     places: list[Places] = field(default_factory=list)
+    unchecked: bool = False  # whether a variant counts whose quality could not be checked
 
     def places_of(self, variant: Variant) -> Places | None:
         """Where `variant` runs; None in results that do not say it."""

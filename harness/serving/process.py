@@ -6,7 +6,6 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import msgspec
 
 from harness.engine_process import EngineFailed, child_environment
 from harness.errors import ArmbenchError
+from harness.parent import child_command
 from harness.serving.options import NotReady, Ready, Service
 from harness.units import format_duration
 
@@ -37,7 +37,7 @@ class ServerProcess:
         self.answer, theirs = os.pipe()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness.serving", file.name, str(theirs)],
+                child_command("harness.serving", file.name, str(theirs)),
                 stdin=subprocess.DEVNULL,
                 stdout=self.log,
                 stderr=self.log,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,19 @@ from tests.test_run import armbench
 OUTSIDE = "outside the quality bounds"
 
 
-def measured(results: Path) -> tuple[int, Result, Path]:
+HIDE = (
+    "import importlib.util as u\nreal = u.find_spec\n"
+    "u.find_spec = lambda name, *more: None if name == 'transformers' else real(name, *more)"
+)
+UNCHECKED = "its quality could not be checked"
+
+
+def measured(results: Path, *more: str) -> tuple[int, Result, Path]:
     """(exit code, result, its file) of a short run of the small model."""
     done = armbench(
         *("run", "--model", str(SMALL), "--engine", "torch", "--dtype", "float32"),
         *("--threads", "1", "--input-tokens", "16", "--output-tokens", "8", "--requests", "2"),
-        *("--repeats", "1", "--ceilings", "false", "--results", str(results)),
+        *("--repeats", "1", "--ceilings", "false", "--results", str(results), *more),
     )
     file = store.find("latest", results)
     return done.returncode, store.load(file), file
@@ -52,3 +60,32 @@ def test_a_run_outside_the_quality_bounds_is_invalid_and_passes_no_gate(
     gated = armbench("gate", str(new), "--baseline", str(baseline), "--json")
     assert gated.returncode == Exit.INVALID
     assert OUTSIDE in gated.stdout
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("sitecustomize.py", HIDE, "transformers not installed: pip install"),
+        ("transformers/__init__.py", "raise ImportError('broken')", "ImportError: broken"),
+    ],
+)
+def test_a_run_that_could_not_be_checked_is_invalid_unless_that_is_wished(
+    file: str, text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARMBENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}".rstrip(":"))
+    code, result, new = measured(tmp_path / "strict")
+    assert code == Exit.INVALID
+    assert [check.ok for check in result.checks] == [None]
+    for trial in result.trials:
+        (said,) = [text for text in trial.invalid if UNCHECKED in text]
+        assert reason in said
+        assert "--unchecked" in said
+    gated = armbench("gate", str(new), "--baseline", str(new), "--json")
+    assert gated.returncode == Exit.INVALID
+    _, result, _ = measured(tmp_path / "lax", "--unchecked", "true")
+    assert result.trials
+    assert not any(UNCHECKED in text for trial in result.trials for text in trial.invalid)
