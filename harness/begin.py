@@ -11,6 +11,7 @@ from harness import engines, plan, prices, store, validity
 from harness.engine_run import EngineRun
 from harness.errors import ArmbenchError, NotComparable
 from harness.machine.detect import machine_slug
+from harness.machine.limits import available_bytes
 from harness.model import checkpoint as checkpoints
 from harness.model.architecture import Dimensions
 from harness.model.checkpoint import Checkpoint
@@ -64,11 +65,7 @@ def choose_price(
 
 def check_memory(resolved: Plan, machine: Machine, d: Dimensions) -> None:
     """Raise ArmbenchError where a case would not fit into the memory that is available now."""
-    import psutil
-
-    available = psutil.virtual_memory().available
-    if machine.limits.memory_bytes is not None:
-        available = min(available, machine.limits.memory_bytes)
+    available = available_bytes(machine.limits)
     worst = max(resolved.cases, key=lambda case: plan.case_memory(case, d))
     needed = plan.case_memory(worst, d)
     if needed > available:

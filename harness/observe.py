@@ -46,6 +46,7 @@ def observe(
         own_cpu_s=None if before is None or after is None else after - before,
         seconds=seconds,
         cpus=machine.topology.cpus,
+        watched=len(set(cpus)),
         during=during.readings,
     )
 

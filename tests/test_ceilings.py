@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from harness.ceilings import (
     Build,
@@ -27,11 +28,11 @@ from harness.ceilings.build import (
     sources_for,
 )
 from harness.ceilings.driver import DriverFailed, Kernel, Repetition
-from harness.ceilings.measuring import cache_sizes, candidates, doubling
+from harness.ceilings.measuring import cache_sizes, candidates, doubling, thread_bytes
 from harness.errors import ArmbenchError, Exit
 from harness.places import kernel_dir
 from harness.records.ceilings import CacheCurve, Ceiling, Ceilings, Scaling
-from harness.records.machine import Machine
+from harness.records.machine import Cache, Machine
 from harness.reports.ceilings import documented_text
 from tests.test_plan import server
 from tests.test_run import armbench
@@ -208,6 +209,45 @@ def test_a_cache_curve_falls_with_the_working_set(built: Build, cpu: int) -> Non
     assert msgspec.json.decode(msgspec.json.encode(curve), type=CacheCurve) == curve
 
 
+def test_memory_that_a_container_may_not_bind_lies_where_it_is_touched(
+    built: Build, cpu: int
+) -> None:
+    found = measure([cpu], features=[], which=["read"], short=True, node=7, built=built)
+    assert found.read_bytes_per_s
+    assert found.node is None
+    assert "memory lies where each thread touched it first" in found.notes[0]
+
+
+def test_working_sets_stay_within_the_memory_there_is(built: Build, cpu: int) -> None:
+    found = measure(
+        [cpu], features=[], which=["read"], short=True, most_bytes=16 << 20, built=built
+    )
+    assert found.ceilings["read"].bytes <= 16 << 20
+    assert any("working sets are 16 MiB a thread" in note for note in found.notes)
+    curve = cache_curve([cpu], features=[], seconds=0.001, most_bytes=1 << 20, built=built)
+    assert max(point.bytes for point in curve.points) <= 1 << 20
+
+
+def test_a_working_set_is_several_times_what_caches_hold_together_and_alone() -> None:
+    mib = 1 << 20
+    assert thread_bytes(96, 36 * mib, 2 * mib, 256 * mib) == 16 * mib
+    assert thread_bytes(2, 32 * mib, mib, 256 * mib) == 128 * mib
+    assert thread_bytes(64, None, None, 256 * mib) == 32 * mib
+
+
+def test_the_private_cache_is_the_largest_of_a_core(this_machine: Machine) -> None:
+    def cache(level: int, kib: int, shared_by: int) -> Cache:
+        return Cache(
+            level=level, type="unified", size_bytes=kib << 10, instances=1, shared_by=shared_by
+        )
+
+    caches = [cache(1, 64, 1), cache(2, 2048, 1), cache(3, 36864, 96)]
+    machine = replace(this_machine, caches=caches)
+    machine.topology = replace(machine.topology, threads_per_core=1)
+    assert survey.private_cache_bytes(machine) == 2 << 20
+    assert survey.private_cache_bytes(replace(machine, caches=[])) is None
+
+
 def test_sizes_of_a_curve_rise_by_halves() -> None:
     assert cache_sizes(20000) == [4096, 6144, 8192, 12288, 16384]
 
@@ -366,7 +406,6 @@ def test_what_is_measured_again_is_what_was_measured(built: Build, cpu: int) -> 
     seen = again(known, ["read", "f32", "bf16"], "after", built)
     assert set(seen.values) == {"read", "f32"}
     assert seen.unknown == {"bf16": "it was not measured before"}
-    assert seen.took_s < 2.5
     assert 0.3 < seen.values["f32"] / (known.value("f32") or 0) < 3
 
 

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from harness.machine.proof import Watch, faults, runtime_faults, warnings
+from harness.machine.proof import Watch, cpu_ns, faults, runtime_faults, warnings
 from harness.records.run import PlacementProof, PoolThread, RuntimeThreads, ThreadSeen
 from harness.units import format_cpu_list
 
@@ -31,6 +32,19 @@ other = threading.Thread(target=work, args=(masks[1],))
 print("go", flush=True)
 other.start(); work(masks[0]); other.join()
 """
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"), [("2500000000 1 1", 2.5), ("0 0 0", 5.1), ("", 5.1), (None, 5.1)]
+)
+def test_cpu_time_is_exact_where_the_kernel_counts_it_and_in_ticks_elsewhere(
+    told: str | None, seconds: float, tmp_path: Path
+) -> None:
+    if told is not None:
+        (tmp_path / "schedstat").write_text(told)
+    hertz = os.sysconf("SC_CLK_TCK")
+    stat = ["0"] * 11 + [str(5 * hertz), str(hertz // 10)]
+    assert cpu_ns(tmp_path, stat) == seconds * 1e9
 
 
 def watch(first: str, second: str) -> PlacementProof:

@@ -20,7 +20,7 @@ from harness.records.ceilings import (
     Ceilings,
     Scaling,
 )
-from harness.units import format_cpu_list, parse_cpu_list
+from harness.units import format_bytes, format_cpu_list, parse_cpu_list
 
 # What can be asked for: a name, and the operations and types that compete for it. Any
 # `operation_type` of a kernel is a name as well.
@@ -41,6 +41,8 @@ SHORT = ("read", "f32", "bf16", "i8")
 STREAMS = (1, 2, 4, 8)
 AHEAD = (0, 512, 2048, 4096)
 _MEMORY = ("read", "copy", "triad", "write", "latency", "gemv")
+_PAGE = 64 << 10  # the largest of Arm and x86
+_CURVE_BYTES = 256 << 20  # of a thread, where the curve ends
 _LEAST_BYTES = 32 << 20  # of one thread, where the last cache's size is not given
 _STEADY = 0.005  # a best that repeats this closely is believed
 _KNEE = 0.95
@@ -76,6 +78,7 @@ class _Place:
     cpus: tuple[int, ...]
     node: int | None
     bytes: int
+    notes: tuple[str, ...]
 
 
 def measure(
@@ -86,12 +89,17 @@ def measure(
     short: bool = False,
     node: int | None = None,
     llc_bytes: int | None = None,
+    private_bytes: int | None = None,
+    most_bytes: int | None = None,
     built: Build | None = None,
 ) -> Ceilings:
     """The ceilings of these CPUs, one pinned thread on each.
 
     `features` are the CPU's, as the kernel spells them; no kernel that needs another is called.
-    `node` binds the memory; without it each thread's lies where it was touched first. The short
+    `node` binds the memory; without it, and where the kernel refuses, each thread's lies where it
+    was touched first. A working set for memory is several times `llc_bytes`, of all last-level
+    caches together, and `private_bytes`, of a core's own largest cache; all threads' take
+    `most_bytes` at most. The short
     form takes less than five seconds once the kernels are built. Where there is no compiler every
     ceiling is unknown, with the reason. Raises ArmbenchError for a name that no kernel answers to.
     """
@@ -107,13 +115,15 @@ def measure(
         node=node,
     )
     try:
-        place = _place(cpus, features, node, llc_bytes, built, effort)
+        size = thread_bytes(len(cpus), llc_bytes, private_bytes, effort.total_bytes)
+        place = _place(cpus, features, node, size, most_bytes, built)
     except (ArmbenchError, DriverFailed) as error:
         hint = f" ({error.hint})" if isinstance(error, ArmbenchError) and error.hint else ""
         for name in names:
             _add(result, Ceiling(name=name, reason=f"{error}{hint}"))
         return result
-    result.compiler, result.build = place.build.compiler, place.build.key
+    result.compiler, result.build, result.node = place.build.compiler, place.build.key, place.node
+    result.notes += place.notes
     result.notes += [f"{k} was not built: {why}" for k, why in place.build.skipped.items()]
     before = _clock(place, effort)
     for name in names:
@@ -145,26 +155,44 @@ def _place(
     cpus: Sequence[int],
     features: Sequence[str],
     node: int | None,
-    llc_bytes: int | None,
+    size: int,
+    most_bytes: int | None,
     built: Build | None,
-    effort: _Effort,
 ) -> _Place:
-    ready = built or build_kernels()
+    """Where to measure, as far as memory lies on `node` and there is enough for it."""
+    ready, notes = built or build_kernels(), []
+    if node is not None and (refused := _refuses(ready, cpus, node)):
+        notes.append(f"memory lies where each thread touched it first, since the driver {refused}")
+        node = None
+    most = size if most_bytes is None else max(_PAGE, most_bytes // len(cpus))
+    if most < size:
+        notes.append(
+            f"working sets are {format_bytes(most)} a thread, not {format_bytes(size)}: there is "
+            "no more memory for them, and caches may hold a part"
+        )
     return _Place(
         build=ready,
         kernels=driver.kernels(ready),
         features=frozenset(features),
         cpus=tuple(cpus),
         node=node,
-        bytes=_thread_bytes(len(cpus), llc_bytes, effort.total_bytes),
+        bytes=min(size, most),
+        notes=tuple(notes),
     )
 
 
-def _thread_bytes(threads: int, llc_bytes: int | None, total: int) -> int:
-    """A thread's share of a working set that the last cache cannot hold."""
+def _refuses(built: Build, cpus: Sequence[int], node: int) -> str | None:
+    """Why a thread can't take its memory from `node`: containers forbid it, as a rule."""
+    kernels = ["portable/clock_u64"]
+    lines = driver.run(built, kernels, cpus[:1], seconds=0.001, node=node)
+    return next((line.error for line in lines if line.error and "bind" in line.error), None)
+
+
+def thread_bytes(threads: int, llc_bytes: int | None, private_bytes: int | None, total: int) -> int:
+    """A thread's share of a working set that neither the last caches nor its own can hold."""
     if llc_bytes is None:
         return max(total // threads, _LEAST_BYTES)
-    return max(total, 8 * llc_bytes) // threads
+    return max(total // threads, 8 * llc_bytes // threads, 8 * (private_bytes or 0))
 
 
 def _add(result: Ceilings, found: Ceiling) -> None:
@@ -407,15 +435,19 @@ def cache_curve(
     sizes: Sequence[int] | None = None,
     seconds: float = 0.03,
     node: int | None = None,
+    most_bytes: int | None = None,
     built: Build | None = None,
 ) -> CacheCurve:
-    """Read rate of all threads, and latency of one, by each thread's working set."""
+    """Read rate of all threads, and latency of one, by each thread's working set.
+
+    All threads' together take `most_bytes` at most.
+    """
     curve = CacheCurve(cpus=format_cpu_list(cpus), threads=len(cpus))
     try:
-        place = _place(cpus, features, node, None, built, _BRIEF)
+        place = _place(cpus, features, node, _CURVE_BYTES, most_bytes, built)
         read = candidates(place.kernels, place.features, "read")
         widest = [max(read, key=lambda k: k.loop_bytes * (2 if k.scalable else 1)).name]
-        for size in sizes or cache_sizes(256 << 20):
+        for size in sizes or cache_sizes(place.bytes):
             point = CachePoint(bytes=size)
             point.read_bytes_per_s = _best(
                 driver.run(
@@ -426,7 +458,7 @@ def cache_curve(
                     repeats=2,
                     bytes=size,
                     streams=(1, 4),
-                    node=node,
+                    node=place.node,
                 )
             )
             point.latency_s = _best(
@@ -437,7 +469,7 @@ def cache_curve(
                     seconds=seconds,
                     repeats=2,
                     bytes=size,
-                    node=node,
+                    node=place.node,
                 )
             )
             curve.points.append(point)

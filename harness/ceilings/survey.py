@@ -13,6 +13,7 @@ import harness
 from harness import store
 from harness.ceilings.measuring import DEFAULT, SHORT, cache_curve, curves, measure
 from harness.errors import ArmbenchError
+from harness.machine.limits import available_bytes
 from harness.machine.numa import memory_nodes
 from harness.records.ceilings import SURVEY_SCHEMA, CacheCurve, Ceilings, Survey
 from harness.records.machine import Machine
@@ -55,6 +56,17 @@ def last_cache_bytes(machine: Machine, cpus: Sequence[int]) -> int | None:
     return (last.size_bytes or 0) * max(1, domains)
 
 
+def private_cache_bytes(machine: Machine) -> int | None:
+    """Bytes of the largest cache that each core has for itself; None where no size is shown."""
+    threads = machine.topology.threads_per_core or 1
+    own = [
+        c.size_bytes
+        for c in machine.caches
+        if c.type != "instruction" and c.size_bytes and c.shared_by <= threads
+    ]
+    return max(own, default=None)
+
+
 def measure_on(
     machine: Machine, cpus: Sequence[int], *, which: Sequence[str] | None = None, short: bool
 ) -> Ceilings:
@@ -67,6 +79,8 @@ def measure_on(
         short=short,
         node=nodes[0] if len(nodes) == 1 else None,
         llc_bytes=last_cache_bytes(machine, cpus),
+        private_bytes=private_cache_bytes(machine),
+        most_bytes=available_bytes(machine.limits) // 2,
     )
 
 
@@ -109,7 +123,10 @@ def curve_on(machine: Machine, cpus: Sequence[int]) -> CacheCurve:
     """The cache curve of `cpus`, memory placed as in `measure_on`."""
     nodes = memory_nodes(machine, cpus)
     return cache_curve(
-        cpus, features=machine.cpu.features, node=nodes[0] if len(nodes) == 1 else None
+        cpus,
+        features=machine.cpu.features,
+        node=nodes[0] if len(nodes) == 1 else None,
+        most_bytes=available_bytes(machine.limits) // 2,
     )
 
 

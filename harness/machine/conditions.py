@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from harness.machine.energy import read_energy, read_temperature
 from harness.machine.judge import judge
-from harness.machine.limits import CGROUPS, cgroup_of
+from harness.machine.limits import cgroup_of
 from harness.machine.memory import THP, chosen, meminfo
 from harness.machine.topology import CPUS
 from harness.machine.tree import LARGE, Tree, clean, integer
@@ -124,8 +124,7 @@ def _boost(tree: Tree) -> Reading:
 
 
 def _read_throttling(tree: Tree, cpus: Sequence[int] | None, readings: Readings) -> None:
-    group = cgroup_of(tree)
-    path = f"{CGROUPS}/{group.cpu_path}/cpu.stat".replace("//", "/")
+    path = cgroup_of(tree).cpu_stat(tree)
     pairs = (line.split() for line in (tree.text(path) or "").splitlines())
     stat = {p[0]: integer(p[1]) for p in pairs if len(p) == 2}
     readings["cgroup_throttled"] = found(stat.get("nr_throttled"), tree, path)

@@ -210,7 +210,11 @@ def _by_elimination(rows: dict[str, Row], evidence: Evidence) -> Choice | None:
     vendor, provider = evidence.ids.get("sys_vendor"), evidence.cloud.provider
     if provider is None and (vendor is None or vendor.lower().startswith(GENERIC_VENDORS)):
         return None
-    here = {c: r for c, r in rows.items() if not r.only_at or provider in r.only_at}
+    here = {
+        c: r
+        for c, r in rows.items()
+        if (not r.only_at or provider in r.only_at) and not _other_cache(r, evidence)
+    }
     own = {c: r for c, r in here.items() if r.only_at}
     found = _fitting(own, evidence) or _fitting(here, evidence)
     plain = [c for c in found if not rows[c].instances] or found
@@ -230,6 +234,12 @@ def _fitting(rows: dict[str, Row], evidence: Evidence) -> list[str]:
     ]
     special = [c for c in found if rows[c].over_cores]
     return special or found
+
+
+def _other_cache(row: Row, evidence: Evidence) -> bool:
+    """Whether the L2 that is shown is not the row's."""
+    size = next((c.size_bytes for c in evidence.caches if c.level == 2), None)
+    return row.l2_kib is not None and size is not None and size != row.l2_kib * 1024
 
 
 def _by_cache(rows: dict[str, Row], evidence: Evidence) -> Choice | None:

@@ -37,18 +37,19 @@ def judge(
     own_cpu_s: float | None,
     seconds: float,
     cpus: int,
+    watched: int | None = None,
     during: Sequence[Conditions] = (),
 ) -> list[Finding]:
     """What disturbed the interval, invalid first.
 
     `own_cpu_s` is the CPU time that engine and driver took in it (None: not known), `seconds` its
-    length, `cpus` the number of CPUs of the machine; `during` are readings in between, which show
-    a clock that fell and came back.
+    length, `cpus` the number of CPUs of the machine, `watched` of those whose stolen time was read
+    (None: all); `during` are readings in between, which show a clock that fell and came back.
     """
     if seconds <= 0 or cpus <= 0:
         return []
     found = [
-        *_steal(before, after, seconds, cpus),
+        *_steal(before, after, seconds, watched or cpus),
         *_foreign(before, after, own_cpu_s, seconds, cpus),
         *_throttling(before, after, seconds),
         *_swap(before, after),

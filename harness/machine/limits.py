@@ -44,11 +44,36 @@ class Cgroup(NamedTuple):
     version: str | None
     folders: list[str]
 
-    @property
-    def cpu_path(self) -> str:
-        """The folder of its CPU accounting below the mount point."""
-        own = self.folders[0] if self.folders else ""
-        return f"cpu/{own}" if self.version == "v1" else own
+    def cpu_path(self, tree: Tree) -> str:
+        """The folder below the mount point that accounts for throttling.
+
+        That is the one of the tightest quota, else the nearest that counts it, else its own: in a
+        container its own path may not be mounted, and the quota may be on a group above.
+        """
+        paths = [f"cpu/{own}" if self.version == "v1" else own for own in self.folders]
+        counts = [p for p in paths if "nr_throttled" in (tree.text(_stat_of(p)) or "")]
+        quotas = {
+            path: quota
+            for path, own in zip(paths, self.folders, strict=True)
+            if path in counts and (quota := _quota_in(tree, self.version, own)) is not None
+        }
+        return min(quotas, key=quotas.__getitem__) if quotas else (counts or paths or [""])[0]
+
+    def cpu_stat(self, tree: Tree) -> str:
+        """The file that counts how often the quota stopped this process."""
+        return _stat_of(self.cpu_path(tree))
+
+
+def available_bytes(limits: Limits) -> int:
+    """Memory that this machine can give now, within the limit of its cgroup."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    return free if limits.memory_bytes is None else min(free, limits.memory_bytes)
+
+
+def _stat_of(path: str) -> str:
+    return f"{CGROUPS}/{path}/cpu.stat".replace("//", "/")
 
 
 def read_limits(
@@ -61,9 +86,10 @@ def read_limits(
     """The limits of this process; in a captured tree, of the process that captured it."""
     version, folders = cgroup_of(tree)
     allowed = set(_allowed(tree, online, unknown))
-    cpuset = _cpuset(tree, version)
+    # Inside a partition the top of the tree has only the CPUs that are left outside it.
+    both = allowed & set(_cpuset(tree, version) or allowed)
     return Limits(
-        allowed_cpus=format_cpu_list(allowed & set(cpuset) if cpuset else allowed),
+        allowed_cpus=format_cpu_list(both or allowed),
         cpu_quota=_quota(tree, version, folders),
         memory_bytes=_memory(tree, version, folders),
         cgroup=version,

@@ -52,13 +52,17 @@ def _migrations(task: Path) -> int | None:
     return None  # kernel built without CONFIG_SCHED_DEBUG
 
 
-def _cpu_ns(task: Path, stat: Sequence[str]) -> int:
-    """CPU time of a thread: exact from schedstat, in ticks of 10 ms where there is none."""
+def cpu_ns(task: Path, stat: Sequence[str]) -> int:
+    """CPU time of a thread: exact from schedstat, in ticks of 10 ms where that tells nothing.
+
+    Kernels that do not count it there have no such file, or zeros in it.
+    """
     try:
-        return int((task / "schedstat").read_text().split()[0])
+        exact = int((task / "schedstat").read_text().split()[0])
     except (OSError, ValueError, IndexError):
-        ticks = int(stat[11]) + int(stat[12])  # utime, stime: fields 14 and 15 of proc(5)
-        return ticks * NS_PER_S // os.sysconf("SC_CLK_TCK")
+        exact = 0
+    ticks = int(stat[11]) + int(stat[12])  # utime, stime: fields 14 and 15 of proc(5)
+    return exact or ticks * NS_PER_S // os.sysconf("SC_CLK_TCK")
 
 
 def _sample_thread(task: Path) -> _Sample | None:
@@ -70,7 +74,7 @@ def _sample_thread(task: Path) -> _Sample | None:
         return _Sample(
             name=status.get("Name", "?"),
             affinity=status["Cpus_allowed_list"],
-            cpu_ns=_cpu_ns(task, stat),
+            cpu_ns=cpu_ns(task, stat),
             cpu=int(stat[36]),  # processor: field 39
             migrations=_migrations(task),
             switches=int(switches) if switches.isdecimal() else None,

@@ -10,6 +10,7 @@ from harness.engine_process import EngineFailed
 from harness.engines import EngineSpec
 from harness.errors import ArmbenchError
 from harness.machine.detect import detect
+from harness.machine.limits import available_bytes
 from harness.machine.placement import Placement, default_instances, default_threads, place
 from harness.machine.wish import parse_wish
 from harness.model import checkpoint as checkpoints
@@ -129,14 +130,10 @@ def check_memory(
     instances: int = 1,
 ) -> None:
     """Raise ArmbenchError where engines and slots would not fit into the memory there is now."""
-    import psutil
-
     one = engines.serving_bytes(engine, d, dtype, setting, options)
     shared = engines.shared_bytes(engine, d, dtype, options)
     needed = one + (instances - 1) * max(0, one - shared)
-    available = psutil.virtual_memory().available
-    if machine.limits.memory_bytes is not None:
-        available = min(available, machine.limits.memory_bytes)
+    available = available_bytes(machine.limits)
     if needed > available:
         raise ArmbenchError(
             f"{setting.slots} sequences of {setting.context} tokens need about "

@@ -13,6 +13,7 @@ from harness import engines, plan
 from harness.errors import ArmbenchError, unknown_name
 from harness.load.slo import format_bounds
 from harness.machine import placement
+from harness.machine.limits import available_bytes
 from harness.machine.wish import Wish, parse_wish
 from harness.model.architecture import Dimensions
 from harness.records.machine import Machine
@@ -324,9 +325,4 @@ def default_load(objective: Objective, *, slo: bool) -> TunedLoad:
 
 def room_of(machine: Machine, wish: str) -> Room:
     """The room there is now."""
-    import psutil
-
-    available: int = psutil.virtual_memory().available
-    if machine.limits.memory_bytes is not None:
-        available = min(available, machine.limits.memory_bytes)
-    return Room(machine, parse_wish(wish), available)
+    return Room(machine, parse_wish(wish), available_bytes(machine.limits))

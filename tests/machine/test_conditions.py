@@ -49,6 +49,14 @@ def test_a_quiet_interval_has_no_findings() -> None:
     assert judged(own_cpu_s=79.0, machine_busy_s=79.5, pgmajfault=20) == {}
 
 
+def test_time_stolen_from_the_engines_cpus_is_a_share_of_theirs() -> None:
+    after = state(cpu_steal_s=5.0 + 0.5)
+    of_two = judge(state(), after, own_cpu_s=None, seconds=SECONDS, cpus=64, watched=2)
+    assert [(f.name, f.severity) for f in of_two] == [("steal", "invalid")]
+    of_all = judge(state(), after, own_cpu_s=None, seconds=SECONDS, cpus=64)
+    assert of_all == []
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "severity"),
     [

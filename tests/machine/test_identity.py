@@ -110,6 +110,15 @@ def test_more_cpus_than_any_axion_has_are_not_called_axion(tmp_path: Path) -> No
     assert arm(tmp_path, V2, cpus=140, dmi=GOOGLE).cpu.product == "NVIDIA Grace"
 
 
+def test_a_product_with_another_l2_than_the_one_shown_is_not_named(tmp_path: Path) -> None:
+    caches = [
+        {"level": level, "type": kind, "kib": kib}
+        for level, kind, kib in ((1, "Data", 64), (1, "Instruction", 64), (2, "Unified", 2048))
+    ]
+    assert arm(tmp_path / "a", V2, dmi=GOOGLE, cpus=96, caches=caches).cpu.product is None
+    assert arm(tmp_path / "b", V2, dmi=GOOGLE, cpus=72, caches=caches).cpu.product is not None
+
+
 def test_the_soc_id_tells_grace_without_dmi(tmp_path: Path) -> None:
     assert arm(tmp_path, V2, soc_id="jep106:036b:0241").cpu.product == "NVIDIA Grace"
 

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from harness.errors import ArmbenchError
+from harness.machine.conditions import read_conditions
 from harness.machine.detect import detect
 from harness.machine.elsewhere import detect_without_proc
 from harness.records.machine import Machine
@@ -111,6 +112,32 @@ def test_quota_and_memory_limit_of_cgroup_v2_are_the_tightest_on_the_way_up(tmp_
     limits = detect(root).limits
     assert (limits.cgroup, limits.cpu_quota, limits.memory_bytes) == ("v2", 2.5, 1 << 30)
     assert limits.allowed_cpus == "4-7"
+
+
+def test_inside_a_partition_the_affinity_alone_says_what_is_allowed(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    put(root, "proc/self/cgroup", "0::/isolated\n")
+    put(root, "sys/fs/cgroup/cgroup.controllers", "cpu cpuset\n")
+    put(root, "sys/fs/cgroup/cpuset.cpus.effective", "0-7\n")
+    put(root, "proc/self/status", "Cpus_allowed_list:\t8-15\n")
+    assert detect(root).limits.allowed_cpus == "8-15"
+
+
+def test_throttling_is_counted_where_the_quota_is(tmp_path: Path) -> None:
+    stat = "nr_periods 9\nnr_throttled {}\nthrottled_usec 3000000\n"
+    v2 = tree(tmp_path / "v2")
+    put(v2, "proc/self/cgroup", "0::/a/b\n")
+    put(v2, "sys/fs/cgroup/cgroup.controllers", "cpu\n")
+    put(v2, "sys/fs/cgroup/a/cpu.max", "250000 100000\n")
+    put(v2, "sys/fs/cgroup/a/cpu.stat", stat.format(50))
+    put(v2, "sys/fs/cgroup/a/b/cpu.max", "max 100000\n")
+    put(v2, "sys/fs/cgroup/a/b/cpu.stat", stat.format(0))
+    v1 = tree(tmp_path / "v1")
+    put(v1, "proc/self/cgroup", "3:cpu,cpuacct:/docker/abc\n")
+    put(v1, "sys/fs/cgroup/cpu/cpu.stat", stat.format(7))
+    for root, count in ((v2, 50), (v1, 7)):
+        readings = read_conditions(root).readings
+        assert readings["cgroup_throttled"].value == count
 
 
 def test_quota_of_cgroup_v1_is_read_and_its_no_limit_is_none(tmp_path: Path) -> None:
