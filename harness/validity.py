@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.metrics import BY_NAME, Subject, Told, served, together, valid_trials
+from harness.metrics.requests import NEVER_NS
 from harness.records.run import Case, KernelPath, PlacementProof, Result, Trial
 from harness.units import NS_PER_S
 
@@ -73,6 +74,11 @@ def served_faults(trial: Trial, case: Case) -> list[str]:
             "or a slow client held them back; lift --max-concurrency, or give the client more "
             "CPUs (--client-cpus, --senders)"
         )
+    if idle := _idle_slots(subject):
+        reasons.append(
+            f"{idle} slots of the closed loop had nothing to send at the end of the window, so "
+            "that its rates are too low: ask for more --requests, or for a --duration alone"
+        )
     share = served.client_figure("ceiling_share", trial)
     if share is not None and share > CEILING_MOST:
         reasons.append(
@@ -82,6 +88,24 @@ def served_faults(trial: Trial, case: Case) -> list[str]:
     if all(r.error is not None for r in trial.records):
         reasons.append(f"every request failed: {trial.records[0].error}")
     return reasons
+
+
+def _idle_slots(subject: Subject) -> int:
+    """Slots of a closed loop by time whose last request was over before the window's end.
+
+    Each of them would have got another one, if there had been any.
+    """
+    serving, window = subject.case.load.serving, subject.trial.window_ns
+    if serving is None or window is None or subject.case.load.kind != "closed":
+        return 0
+    if serving.duration_s is None or serving.concurrency is None or serving.sharing.think_s:
+        return 0
+    last: dict[int, int] = {}
+    for part in (subject.warmup, subject.records):
+        for record, over in zip(part.records, part.over_ns.tolist(), strict=True):
+            failed = record.error is not None  # when it ended is not always known
+            last[record.slot] = max(last.get(record.slot, 0), NEVER_NS if failed else over)
+    return serving.concurrency - sum(over >= window[1] for over in last.values())
 
 
 def served_warnings(

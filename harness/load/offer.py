@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,8 +29,6 @@ _WARMUP_MOST = 6
 _WARMUP_LIMIT_S = 120.0
 _PROBE_IDS = 24
 _LEAST_PROBES = 2  # a line needs two points
-_LEAST_LATENCY_S = 0.005
-_MOST_PLANNED = 200_000
 # Ids that every vocabulary has; Qwen's special tokens lie far above.
 PLAIN_IDS = 4_000
 
@@ -66,13 +63,13 @@ class View(Protocol):
 
 
 class Lead(Struct, frozen=True):
-    """A schedule, and how it is cut: requests below `first` only fill the server.
+    """A schedule or a stream of one, and how it is cut: requests below `first` fill the server.
 
     The window is from `start_ns` to `end_ns` as offsets where the load ends by time, else from the
     first counted request's due time to the end.
     """
 
-    planned: Sequence[Planned]
+    planned: Sequence[Planned] | Iterator[Planned]
     first: int
     start_ns: int | None
     end_ns: int | None
@@ -214,7 +211,7 @@ class Offer:
             seconds = min(seconds, _LEAD_MOST * serving.duration_s)
             longer = structs.replace(serving, duration_s=serving.duration_s + seconds)
             longer_load = structs.replace(load, serving=longer)
-            return _by_time(longer_load, seconds, self.latency_s, seed=seed, repeat=repeat)
+            return _by_time(longer_load, seconds, seed=seed, repeat=repeat)
         if serving.arrivals is not None:
             more = math.ceil(
                 min(seconds * (serving.arrivals.rate or 0), _LEAD_MOST * load.requests)
@@ -283,22 +280,18 @@ def cut(trial: Trial, records: Sequence[RequestRecord], start_ns: int, lead: Lea
     trial.window_ns = window
 
 
-def _by_time(load: LoadPoint, lead_s: float, latency_s: float, *, seed: int, repeat: int) -> Lead:
+def _by_time(load: LoadPoint, lead_s: float, *, seed: int, repeat: int) -> Lead:
     """The schedule of a load that ends by time.
 
-    A closed loop gets more requests than it can take: no server answers many requests in half the
-    time that it needs for one.
+    A closed loop draws requests until the end: how many it takes is not known before.
     """
     serving = load.serving
     assert serving is not None
     assert serving.duration_s is not None
     start, end = round(lead_s * NS_PER_S), round(serving.duration_s * NS_PER_S)
-    if load.kind == "open":
+    if load.kind == "open" or load.requests:
         return Lead(schedule.make(load, seed=seed, repeat=repeat), 0, start, end)
-    rounds = math.ceil(serving.duration_s / max(_LEAST_LATENCY_S, latency_s / 2)) + 2
-    count = min(_MOST_PLANNED, (serving.concurrency or 1) * rounds)
-    endless = schedule.stream(load, seed=seed, repeat=repeat)
-    return Lead(list(itertools.islice(endless, count)), 0, start, end)
+    return Lead(schedule.stream(load, seed=seed, repeat=repeat), 0, start, end)
 
 
 def _unstreamed(body: bytes) -> bytes:
