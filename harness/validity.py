@@ -17,6 +17,8 @@ LENGTH_TOLERANCE = 0.01
 OFFERED_LEAST = 0.98
 # Above half of its own ceiling a client may measure itself (vllm#39963).
 CEILING_MOST = 0.5
+# Where slots go in lockstep, a count that is no multiple of them is off by part of a round.
+ROUNDS_LEAST = 3
 SHORT_GAPS_MOST = 0.05
 # A latency that rises through five successive blocks to this ratio is in no steady state.
 RISE_MOST = 1.5
@@ -74,6 +76,11 @@ def served_faults(trial: Trial, case: Case) -> list[str]:
             "or a slow client held them back; lift --max-concurrency, or give the client more "
             "CPUs (--client-cpus, --senders)"
         )
+    if len(trial.records) < (least := _least_requests(case)):
+        reasons.append(
+            f"{len(trial.records)} requests are too few for the rates of a closed loop: ask for "
+            f"{least} at least, {ROUNDS_LEAST} for each slot"
+        )
     if idle := _idle_slots(subject):
         reasons.append(
             f"{idle} slots of the closed loop had nothing to send at the end of the window, so "
@@ -88,6 +95,14 @@ def served_faults(trial: Trial, case: Case) -> list[str]:
     if all(r.error is not None for r in trial.records):
         reasons.append(f"every request failed: {trial.records[0].error}")
     return reasons
+
+
+def _least_requests(case: Case) -> int:
+    """How many requests have to count where a closed loop ends by count; 0 of other loads."""
+    serving = case.load.serving
+    if serving is None or case.load.kind != "closed" or serving.duration_s is not None:
+        return 0
+    return ROUNDS_LEAST * (serving.concurrency or 1)
 
 
 def _idle_slots(subject: Subject) -> int:
