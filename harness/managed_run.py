@@ -109,6 +109,10 @@ def _settled(spec: EndpointSpec, machine: Machine) -> tuple[Recipe, Settings, Pl
     recipe = read_recipe(spec.server or "")
     if spec.model is None:
         raise ArmbenchError(f"no --model for {recipe.title}", hint="give a file or folder")
+    if spec.proxy is not None:
+        raise ArmbenchError(
+            f"--proxy, and {recipe.title} on this machine", hint="leave --proxy out"
+        )
     wish = parse_wish(spec.placement)
     threads = spec.threads or default_threads(machine, wish)
     where = place(machine, threads, wish)

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from harness import managed_run
 from harness.endpoint_spec import EndpointSpec, make_spec
-from harness.errors import NotComparable
+from harness.errors import ArmbenchError, NotComparable
 from harness.machine.detect import detect
 from harness.managed_run import ManagedRun, begin_managed, resume_managed
 from harness.records.machine import Machine
@@ -70,3 +70,8 @@ def test_a_run_is_not_finished_on_another_machine(begun: tuple[Machine, Path]) -
     cpu = structs.replace(machine.cpu, product="Some other CPU")
     with pytest.raises(NotComparable, match="another machine"):
         resume_managed(spec(), path, structs.replace(machine, cpu=cpu), Silent())
+
+
+def test_a_server_on_this_machine_is_not_asked_through_a_proxy(tmp_path: Path) -> None:
+    with pytest.raises(ArmbenchError, match="--proxy"):
+        begin_managed(spec(proxy="http://proxy:3128"), detect(), tmp_path, Silent())
