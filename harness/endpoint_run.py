@@ -117,22 +117,43 @@ def new_result(
 def resume_run(spec: EndpointSpec, path: Path, machine: Machine, listener: Listener) -> EndpointRun:
     """The run in `path`, to be finished with the same flags.
 
-    Raises NotComparable where target or loads are not those of the result.
+    Raises NotComparable where target, model, machine, seed or loads are not those of the result.
+    """
+    result = earlier(spec, path, machine)
+    assert result.target is not None
+    endpoint, target = contact(spec)
+    same = (target.url, target.model) == (result.target.url, result.target.model)
+    refuse(path, [] if same else ["target or model"])
+    listener.started(machine, result.plan)
+    return EndpointRun(result, path, listener, spec, endpoint, variant_of(endpoint))
+
+
+def earlier(spec: EndpointSpec, path: Path, machine: Machine) -> Result:
+    """The result in `path`, if it was begun on `machine` with the seed and the loads of `spec`.
+
+    Raises NotComparable where it was not.
     """
     result = store.load(path)
     if result.target is None:
         raise ArmbenchError(f"{path} is no result of `armbench load`", hint="armbench run --resume")
-    endpoint, target = contact(spec)
     probed = {probe.case for one in result.capacities for probe in one.probes}
     asked = [case.load for case in result.plan.cases if case.id not in probed]
-    same = (target.url, target.model) == (result.target.url, result.target.model)
-    if not same or (not spec.searches and asked != loads(spec)):
+    same = {
+        "machine": machine_slug(machine) == machine_slug(result.machine),
+        "seed": spec.seed == result.plan.seed,
+        "load": spec.searches or asked == loads(spec),
+    }
+    refuse(path, [name for name, alike in same.items() if not alike])
+    return result
+
+
+def refuse(path: Path, others: list[str]) -> None:
+    """Raise NotComparable where the run in `path` was begun with `others`."""
+    if others:
         raise NotComparable(
-            f"{path} was begun against another target, model or load",
+            f"{path} was begun with another {', '.join(others)}",
             hint="give the flags it was begun with, or start a new run",
         )
-    listener.started(machine, result.plan)
-    return EndpointRun(result, path, listener, spec, endpoint, variant_of(endpoint))
 
 
 class EndpointRun(Run):

@@ -206,6 +206,7 @@ def contact(spec: EndpointSpec) -> tuple[Endpoint, Target]:
         headers=spec.headers,
         verify=verify,
         timeout_s=parse_duration(spec.timeout),
+        proxy=endpoints.parse_proxy(spec.proxy) if spec.proxy else None,
     )
     served = found.models()
     if spec.model is None and not served:

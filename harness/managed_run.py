@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import structs
 
-from harness.endpoint_run import EndpointRun, new_result
+from harness.endpoint_run import EndpointRun, earlier, new_result, refuse
 from harness.endpoint_spec import EndpointSpec, client_cpus
 from harness.errors import ArmbenchError
 from harness.load.endpoint import Endpoint, parse_url
@@ -18,7 +18,7 @@ from harness.load.managed import Managed
 from harness.load.recipes import Recipe, Settings, read_recipe
 from harness.load.view import choose_view
 from harness.machine.numa import memory_nodes
-from harness.machine.placement import default_threads, place
+from harness.machine.placement import Placement, default_threads, place
 from harness.machine.wish import parse_wish
 from harness.plan import SERVED, Spec
 from harness.records.load import Target
@@ -68,9 +68,51 @@ def begin_managed(
 
     Raises ArmbenchError for an unknown recipe, a model it can't serve, a program that is missing.
     """
+    recipe, settings, where, variant = _settled(spec, machine)
+    target = Target(url="http://127.0.0.1", endpoint=spec.endpoint, model=settings.model_name)
+    target = structs.replace(target, recipe=recipe.name, server=recipe.title)
+    result, path = new_result(spec, machine, results, target, variant)
+    result.plan.cpus = where.cpus
+    result.plan.placement = where.wish
+    result.plan.driver_cpus = (
+        client_cpus(spec, machine, local=True) if spec.client_cpus else where.driver
+    )
+    result.plan.notes += where.notes
+    listener.started(machine, result.plan)
+    return ManagedRun(result, path, listener, spec, variant, recipe, settings)
+
+
+def resume_managed(
+    spec: EndpointSpec, path: Path, machine: Machine, listener: Listener
+) -> ManagedRun:
+    """The run in `path`, to be finished with the same flags; each server has its own URL.
+
+    Raises NotComparable where server, model, CPUs, machine, seed or loads are not those of the
+    result.
+    """
+    recipe, settings, where, variant = _settled(spec, machine)
+    result = earlier(spec, path, machine)
+    assert result.target is not None
+    same = {
+        "server": result.target.recipe == recipe.name,
+        "model": result.plan.model == settings.model_name,
+        "endpoint": result.target.endpoint == spec.endpoint,
+        "placement": result.plan.cpus == where.cpus,
+    }
+    refuse(path, [name for name, alike in same.items() if not alike])
+    listener.started(machine, result.plan)
+    return ManagedRun(result, path, listener, spec, variant, recipe, settings)
+
+
+def _settled(spec: EndpointSpec, machine: Machine) -> tuple[Recipe, Settings, Placement, Variant]:
+    """What the server of `spec` is and where it runs, checked before it starts."""
     recipe = read_recipe(spec.server or "")
     if spec.model is None:
         raise ArmbenchError(f"no --model for {recipe.title}", hint="give a file or folder")
+    if spec.proxy is not None:
+        raise ArmbenchError(
+            f"--proxy, and {recipe.title} on this machine", hint="leave --proxy out"
+        )
     wish = parse_wish(spec.placement)
     threads = spec.threads or default_threads(machine, wish)
     where = place(machine, threads, wish)
@@ -83,17 +125,7 @@ def begin_managed(
     )
     Managed(recipe, settings, binary=spec.binary)  # what the user can mend is said now
     variant = Variant(engine=recipe.name, dtype=None, threads=len(where.cpus))
-    target = Target(url="http://127.0.0.1", endpoint=spec.endpoint, model=settings.model_name)
-    target = structs.replace(target, recipe=recipe.name, server=recipe.title)
-    result, path = new_result(spec, machine, results, target, variant)
-    result.plan.cpus = where.cpus
-    result.plan.placement = where.wish
-    result.plan.driver_cpus = (
-        client_cpus(spec, machine, local=True) if spec.client_cpus else where.driver
-    )
-    result.plan.notes += where.notes
-    listener.started(machine, result.plan)
-    return ManagedRun(result, path, listener, spec, variant, recipe, settings)
+    return recipe, settings, where, variant
 
 
 class ManagedRun(EndpointRun):

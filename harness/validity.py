@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.metrics import BY_NAME, Subject, Told, served, together, valid_trials
+from harness.metrics.requests import NEVER_NS
 from harness.records.run import Case, KernelPath, PlacementProof, Result, Trial
 from harness.units import NS_PER_S
 
@@ -16,6 +17,8 @@ LENGTH_TOLERANCE = 0.01
 OFFERED_LEAST = 0.98
 # Above half of its own ceiling a client may measure itself (vllm#39963).
 CEILING_MOST = 0.5
+# Where slots go in lockstep, a count that is no multiple of them is off by part of a round.
+ROUNDS_LEAST = 3
 SHORT_GAPS_MOST = 0.05
 # A latency that rises through five successive blocks to this ratio is in no steady state.
 RISE_MOST = 1.5
@@ -73,6 +76,16 @@ def served_faults(trial: Trial, case: Case) -> list[str]:
             "or a slow client held them back; lift --max-concurrency, or give the client more "
             "CPUs (--client-cpus, --senders)"
         )
+    if len(trial.records) < (least := _least_requests(case)):
+        reasons.append(
+            f"{len(trial.records)} requests are too few for the rates of a closed loop: ask for "
+            f"{least} at least, {ROUNDS_LEAST} for each slot"
+        )
+    if idle := _idle_slots(subject):
+        reasons.append(
+            f"{idle} slots of the closed loop had nothing to send at the end of the window, so "
+            "that its rates are too low: ask for more --requests, or for a --duration alone"
+        )
     share = served.client_figure("ceiling_share", trial)
     if share is not None and share > CEILING_MOST:
         reasons.append(
@@ -82,6 +95,32 @@ def served_faults(trial: Trial, case: Case) -> list[str]:
     if all(r.error is not None for r in trial.records):
         reasons.append(f"every request failed: {trial.records[0].error}")
     return reasons
+
+
+def _least_requests(case: Case) -> int:
+    """How many requests have to count where a closed loop ends by count; 0 of other loads."""
+    serving = case.load.serving
+    if serving is None or case.load.kind != "closed" or serving.duration_s is not None:
+        return 0
+    return ROUNDS_LEAST * (serving.concurrency or 1)
+
+
+def _idle_slots(subject: Subject) -> int:
+    """Slots of a closed loop by time whose last request was over before the window's end.
+
+    Each of them would have got another one, if there had been any.
+    """
+    serving, window = subject.case.load.serving, subject.trial.window_ns
+    if serving is None or window is None or subject.case.load.kind != "closed":
+        return 0
+    if serving.duration_s is None or serving.concurrency is None or serving.sharing.think_s:
+        return 0
+    last: dict[int, int] = {}
+    for part in (subject.warmup, subject.records):
+        for record, over in zip(part.records, part.over_ns.tolist(), strict=True):
+            failed = record.error is not None  # when it ended is not always known
+            last[record.slot] = max(last.get(record.slot, 0), NEVER_NS if failed else over)
+    return serving.concurrency - sum(over >= window[1] for over in last.values())
 
 
 def served_warnings(

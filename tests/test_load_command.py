@@ -203,6 +203,8 @@ def test_an_interrupted_load_keeps_what_ended_and_can_be_finished(
     path = store.find("latest", tmp_path)
     assert "--resume" in said
     assert ended <= len(store.load(path).trials) < 3
+    other = armbench(*flags, "--resume", str(path), "--seed", "2")
+    assert (other.returncode, "another seed" in other.stderr) == (Exit.NOT_COMPARABLE, True)
     done = armbench(*flags, "--resume", str(path))
     assert done.returncode in (Exit.FINE, Exit.INVALID), done.stderr
     result = store.load(path)

@@ -161,7 +161,8 @@ def execute(arguments: argparse.Namespace, spec: EndpointSpec) -> Exit:
     def start(listener: Listener) -> Run:
         machine = detect_machine(spec.instance if spec.client_host is None else None)
         if arguments.resume:
-            return endpoint_run.resume_run(spec, Path(arguments.resume), machine, listener)
+            resume = managed_run.resume_managed if spec.server else endpoint_run.resume_run
+            return resume(spec, Path(arguments.resume), machine, listener)
         begin = managed_run.begin_managed if spec.server else endpoint_run.begin_run
         return begin(spec, machine, results_folder(arguments), listener)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from harness.load.events import Event, EventStream
 from harness.load.framing import HttpAnswer
-from harness.load.tokens import Counted, Row, count
+from harness.load.tokens import MOST_TOKENS, Counted, Row, count
 from harness.records.load import Endpoint
 
 MOST_ERROR_BYTES = 1 << 16  # of an error's body
@@ -117,7 +117,7 @@ class Answer:
             for event in stream.feed(piece):
                 self._event(event, at_ns)
         if not self.events:
-            self.error = f"neither JSON nor an event stream: {body[:200]!r}"
+            self.error = f"neither JSON nor an event stream: {body[:MOST_ERROR_BYTES]!r}"
 
     def _event(self, event: Event, at_ns: int) -> None:
         self.events += 1
@@ -235,6 +235,9 @@ class Answer:
         if not isinstance(usage, dict):
             return None
         told = _usage(usage)
+        if max(n or 0 for n in told) > MOST_TOKENS:
+            self.error = self.error or f"the usage counts more than {MOST_TOKENS:,} tokens"
+            return None
         self.usage = told
         return told.output
 

@@ -219,7 +219,7 @@ class Client:
                     self.pool.watch_writing(connection)
             except BlockingIOError:
                 continue
-            except (OSError, httptools.HttpParserError) as error:
+            except (OSError, httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
                 self._broken(connection, error)
 
     def _receive(self, connection: Connection, exchange: Exchange) -> None:

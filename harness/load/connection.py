@@ -33,6 +33,7 @@ from harness.load.framing import Ending
 from harness.load.route import Route
 
 READ_BYTES = 1 << 16
+MOST_ANSWER_BYTES = 256 * 2**20  # of one answer as it comes over the wire
 ANCILLARY_BYTES = 64
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h; its control message has the same number
 _STAMP = struct.Struct("@ll").unpack_from
@@ -176,6 +177,7 @@ class Connection:
         self.exchange = exchange
         exchange.connection = self.number
         exchange.ending = Ending()
+        self._left = MOST_ANSWER_BYTES
         self._pieces = exchange.pieces.append
         self._stamps = exchange.stamps.append
         self._feed = exchange.ending.feed
@@ -217,9 +219,16 @@ class Connection:
                 self._stamps(each)
         if self.local:
             self._late_acknowledgements()
-        self.reading.wire_bytes += size
+        self._count(size)
         self._feed(data)
         return True
+
+    def _count(self, size: int) -> None:
+        """Take note of `size` bytes read. Raises OSError where an answer has too many."""
+        self.reading.wire_bytes += size
+        self._left -= size
+        if self._left < 0:
+            raise OSError(f"the answer is longer than {MOST_ANSWER_BYTES >> 20} MiB")
 
     def _apart(self, data: bytes, newest: int, ends: list[int]) -> list[tuple[bytes, int]]:
         """Take what was looked at up to each of `ends` by itself: (piece, when it came)."""

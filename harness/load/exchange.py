@@ -138,9 +138,9 @@ def _record(
             usage_output=usage.output if usage else None,
             usage_cached=usage.cached if usage else None,
             usage_reasoning=usage.reasoning if usage else None,
-            finish_reason=answer.finish,
+            finish_reason=shortened(redacted(answer.finish)) if answer.finish else None,
             retry_after_s=retry_after_s(answer.http.headers),
-            notes=[redacted(note) for note in _notes(exchange, answer)],
+            notes=[shortened(redacted(note)) for note in _notes(exchange, answer)],
         ),
     )
 

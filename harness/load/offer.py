@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from msgspec import Struct, field, structs
 
 from harness.errors import ArmbenchError
@@ -17,6 +17,7 @@ from harness.load.bodies import Bodies, Calibration
 from harness.load.driver import agree
 from harness.load.endpoint import Endpoint, usage_input
 from harness.load.senders import Senders
+from harness.metrics.requests import NEVER_NS, Requests
 from harness.records.load import Lengths, Planned, ServerSeen, ServingLoad, Target
 from harness.records.run import LoadPoint, RequestRecord, Trial
 from harness.units import NS_PER_S
@@ -30,8 +31,6 @@ _WARMUP_MOST = 6
 _WARMUP_LIMIT_S = 120.0
 _PROBE_IDS = 24
 _LEAST_PROBES = 2  # a line needs two points
-_LEAST_LATENCY_S = 0.005
-_MOST_PLANNED = 200_000
 # Ids that every vocabulary has; Qwen's special tokens lie far above.
 PLAIN_IDS = 4_000
 
@@ -66,16 +65,23 @@ class View(Protocol):
 
 
 class Lead(Struct, frozen=True):
-    """A schedule, and how it is cut: requests below `first` only fill the server.
+    """A schedule or a stream of one, and how it is cut.
 
-    The window is from `start_ns` to `end_ns` as offsets where the load ends by time, else from the
-    first counted request's due time to the end.
+    Where the load ends by time, requests count that are due from `start_ns` to `end_ns`, offsets of
+    the window. Else those count from id `first` on, up to `behind` where more follow; of a `closed`
+    loop that ends so, the window is as long as it took for as many to end.
     """
 
-    planned: Sequence[Planned]
+    planned: Sequence[Planned] | Iterator[Planned]
     first: int
-    start_ns: int | None
-    end_ns: int | None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    behind: int | None = None
+    closed: bool = False
+
+    def has(self, record: RequestRecord) -> bool:
+        """Whether `record` counts, of a load that ends by count."""
+        return self.first <= record.id and (self.behind is None or record.id < self.behind)
 
 
 class Offer:
@@ -206,35 +212,36 @@ class Offer:
         serving = load.serving
         assert serving is not None
         if self.options.schedule is not None:
-            return Lead(stored.read(self.options.schedule), 0, None, None)
+            return Lead(stored.read(self.options.schedule), 0, closed=load.kind == "closed")
         if serving.arrivals is not None and serving.arrivals.process in ("trace", "ramp"):
-            return Lead(schedule.make(load, seed=seed, repeat=repeat), 0, None, None)
+            return Lead(schedule.make(load, seed=seed, repeat=repeat), 0)
         seconds = max(_LEAD_LEAST_S, _LEAD_LATENCIES * self.latency_s)
         if serving.duration_s is not None:
             seconds = min(seconds, _LEAD_MOST * serving.duration_s)
             longer = structs.replace(serving, duration_s=serving.duration_s + seconds)
             longer_load = structs.replace(load, serving=longer)
-            return _by_time(longer_load, seconds, self.latency_s, seed=seed, repeat=repeat)
-        if serving.arrivals is not None:
-            more = math.ceil(
-                min(seconds * (serving.arrivals.rate or 0), _LEAD_MOST * load.requests)
-            )
-        else:
-            more = min(serving.concurrency or 1, load.requests)
+            return _by_time(longer_load, seconds, seed=seed, repeat=repeat)
+        if serving.arrivals is None:
+            return _by_count(load, seed=seed, repeat=repeat)
+        more = math.ceil(min(seconds * (serving.arrivals.rate or 0), _LEAD_MOST * load.requests))
         whole = structs.replace(load, requests=load.requests + more)
-        return Lead(schedule.make(whole, seed=seed, repeat=repeat), more, None, None)
+        return Lead(schedule.make(whole, seed=seed, repeat=repeat), more)
 
     def measure(
         self, trial: Trial, load: LoadPoint, *, seed: int, stop: Stop | None = None
     ) -> str | None:
         """The records, window, client and server of one trial, into `trial`.
 
-        `stop` sees the finished requests now and then; a text from it ends the sending early, and
-        is returned.
+        `stop` sees the finished requests that count now and then; a text from it ends the sending
+        early, and is returned.
         """
         lead = self.lead(load, seed=seed, repeat=trial.repeat)
         serving = load.serving
         assert serving is not None
+
+        def counted(records: list[RequestRecord]) -> str | None:
+            return stop([r for r in records if lead.has(r)]) if stop else None
+
         self.view.begin()
         ran = self.senders.run(
             lead.planned,
@@ -242,7 +249,7 @@ class Offer:
             concurrency=serving.concurrency,
             stop_after_s=lead.end_ns / NS_PER_S if lead.end_ns is not None else None,
             drain_s=self.options.drain_s,
-            stop=stop,
+            stop=counted if stop else None,
         )
         trial.server = self.view.end()
         trial.client = ran.client
@@ -273,32 +280,69 @@ def cut(trial: Trial, records: Sequence[RequestRecord], start_ns: int, lead: Lea
         window = (start_ns + lead.start_ns, start_ns + lead.end_ns)
         counted = [r for r in records if window[0] <= r.due_ns < window[1]]
     else:
-        counted = [r for r in records if r.id >= lead.first]
-        dues = sorted(r.due_ns for r in counted)
-        gap = (dues[-1] - dues[0]) // max(1, len(dues) - 1) if dues else 0
-        window = (dues[0], dues[-1] + gap) if dues else (start_ns, start_ns)
+        counted = [r for r in records if lead.has(r)]
+        closed = bool(counted) and lead.closed
+        window = (
+            _between_ends(records, lead.first, len(counted))
+            if closed
+            else _between_dues(counted, start_ns)
+        )
     chosen = {r.id for r in counted}
     trial.records = list(counted)
     trial.warmup += [r for r in records if r.id not in chosen]
     trial.window_ns = window
 
 
-def _by_time(load: LoadPoint, lead_s: float, latency_s: float, *, seed: int, repeat: int) -> Lead:
+def _between_dues(counted: Sequence[RequestRecord], start_ns: int) -> tuple[int, int]:
+    """The window of an open load: a mean gap longer than from its first to its last due time."""
+    dues = sorted(r.due_ns for r in counted)
+    if not dues:
+        return start_ns, start_ns
+    return dues[0], dues[-1] + (dues[-1] - dues[0]) // max(1, len(dues) - 1)
+
+
+def _between_ends(records: Sequence[RequestRecord], first: int, count: int) -> tuple[int, int]:
+    """The window of a closed loop, in which `count` requests end after `first` before it.
+
+    Its edges are ends, and the first is not inside: where slots go in lockstep, an edge anywhere
+    else would take in one round more or less.
+    """
+    requests = Requests(records)
+    ends = np.sort(np.maximum(requests.over_ns, requests.due_ns))
+    ends = ends[ends < NEVER_NS]
+    if len(ends) <= first:
+        return 0, 0
+    start = int(ends[first - 1] if first else requests.due_ns.min())
+    return start + 1, int(ends[: first + count][-1]) + 1
+
+
+def _by_count(load: LoadPoint, *, seed: int, repeat: int) -> Lead:
+    """The schedule of a closed loop that ends by count: before and behind it one for each slot.
+
+    So every slot is busy until as many have ended as count.
+    """
+    serving = load.serving
+    assert serving is not None
+    slots = serving.concurrency or 1
+    lead = min(slots, load.requests)
+    behind = lead + load.requests
+    whole = structs.replace(load, requests=behind + slots * serving.sharing.turns)
+    planned = schedule.make(whole, seed=seed, repeat=repeat)
+    return Lead(planned, lead, behind=behind, closed=True)
+
+
+def _by_time(load: LoadPoint, lead_s: float, *, seed: int, repeat: int) -> Lead:
     """The schedule of a load that ends by time.
 
-    A closed loop gets more requests than it can take: no server answers many requests in half the
-    time that it needs for one.
+    A closed loop draws requests until the end: how many it takes is not known before.
     """
     serving = load.serving
     assert serving is not None
     assert serving.duration_s is not None
     start, end = round(lead_s * NS_PER_S), round(serving.duration_s * NS_PER_S)
-    if load.kind == "open":
+    if load.kind == "open" or load.requests:
         return Lead(schedule.make(load, seed=seed, repeat=repeat), 0, start, end)
-    rounds = math.ceil(serving.duration_s / max(_LEAST_LATENCY_S, latency_s / 2)) + 2
-    count = min(_MOST_PLANNED, (serving.concurrency or 1) * rounds)
-    endless = schedule.stream(load, seed=seed, repeat=repeat)
-    return Lead(list(itertools.islice(endless, count)), 0, start, end)
+    return Lead(schedule.stream(load, seed=seed, repeat=repeat), 0, start, end)
 
 
 def _unstreamed(body: bytes) -> bytes:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from harness.errors import ArmbenchError
-from harness.load.endpoint import Address, parse_url, path_of, tls_context
+from harness.load.endpoint import (
+    Address,
+    parse_proxy,
+    parse_url,
+    path_of,
+    redact,
+    secrets_in,
+    tls_context,
+)
 from harness.records.load import Endpoint
 
 CONNECT_TIMEOUT_S = 10.0
-_SECRET_LENGTH = 8  # of a header's value that may be a key under another name
 
 
 class Route:
@@ -38,8 +43,7 @@ class Route:
     ) -> None:
         self.target = parse_url(url)
         own = dict(headers or {})
-        self.secrets = [key] if key else []
-        self.secrets += [value for value in own.values() if len(value) >= _SECRET_LENGTH]
+        self.secrets = secrets_in(key, own)
         self.context = _context(verify) if self.target.secure else None
         self.host = self.target.host
         self.port = self.target.port
@@ -69,10 +73,8 @@ class Route:
         return head.encode("latin-1") + body
 
     def redacted(self, text: str) -> str:
-        """`text` without what must not be stored: a server may say a key that it refuses."""
-        for secret in self.secrets:
-            text = text.replace(secret, "(key)")
-        return text
+        """`text` without what must not be stored."""
+        return redact(text, self.secrets)
 
     def find(self) -> None:
         """Choose the first address of the host that takes a connection.
@@ -102,18 +104,8 @@ class Route:
 
     def _through(self, proxy: str, path: str, common: dict[str, str]) -> str:
         """Go through `proxy`: the path to ask it for."""
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise ArmbenchError(
-                "the proxy is not an http URL", hint="write it like http://proxy:3128"
-            )
-        self.host, self.port = parts.hostname, parts.port or 80
-        login: dict[str, str] = {}
-        if parts.username:
-            words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            coded = base64.b64encode(words.encode()).decode()
-            login["Proxy-Authorization"] = f"Basic {coded}"
-            self.secrets += [coded] + ([parts.password] if parts.password else [])
+        self.host, self.port, login, secrets = parse_proxy(proxy)
+        self.secrets += secrets
         if not self.target.secure:
             common.update(login)
             return self.target.origin + path

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from threading import Event, Timer
+from collections.abc import Mapping
+from threading import Event
 from urllib.parse import urlsplit
 
 from harness.errors import ArmbenchError
+from harness.load.endpoint import Proxy, connect, watchdog
 from harness.load.exposition import Samples, parse
 from harness.units import format_bytes, format_duration
 
@@ -25,13 +24,14 @@ def fetch_metrics(
     timeout_s: float = TIMEOUT_S,
     headers: Mapping[str, str] | None = None,
     context: ssl.SSLContext | None = None,
+    proxy: Proxy | None = None,
 ) -> Samples:
     """The samples at `url` now. `headers` may hold a key; it is never shown.
 
     Raises ArmbenchError where there is no answer within `timeout_s`, another status than 200, or
-    an answer beyond MAX_BYTES. Redirects and proxies are not followed.
+    an answer beyond MAX_BYTES. Redirects are not followed.
     """
-    status, body = get(url, timeout_s=timeout_s, headers=headers, context=context)
+    status, body = get(url, timeout_s=timeout_s, headers=headers, context=context, proxy=proxy)
     if status != 200:
         raise ArmbenchError(
             f"{_shown(url)} answered {status} where metrics were asked for",
@@ -46,18 +46,20 @@ def get(
     timeout_s: float = TIMEOUT_S,
     headers: Mapping[str, str] | None = None,
     context: ssl.SSLContext | None = None,
+    proxy: Proxy | None = None,
 ) -> tuple[int, bytes]:
     """Status and body of a GET of `url`, read within `timeout_s` altogether.
 
     Raises ArmbenchError where that fails, or where the body is larger than MAX_BYTES.
     """
-    connection = _connection(url, timeout_s, context)
+    connection = _connection(url, timeout_s, context, proxy)
+    plainly = proxy if urlsplit(url).scheme == "http" else None
     cut = Event()
     try:
         connection.connect()
         # the socket itself: the connection lets go of it where the answer ends by hanging up
-        with _watchdog(connection.sock, timeout_s, cut):
-            status, body = _ask(connection, url, headers)
+        with watchdog(connection.sock, timeout_s, cut):
+            status, body = _ask(connection, url, headers, plainly)
         if cut.is_set():
             raise TimeoutError
     except ArmbenchError:
@@ -73,32 +75,18 @@ def get(
     return status, body
 
 
-@contextmanager
-def _watchdog(open_socket: socket.socket, timeout_s: float, cut: Event) -> Iterator[None]:
-    """Shuts the socket after `timeout_s` and sets `cut`: its own limit restarts with every byte."""
-
-    def shut() -> None:
-        cut.set()
-        try:
-            open_socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # closed meanwhile
-
-    timer = Timer(timeout_s, shut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def _ask(
-    connection: http.client.HTTPConnection, url: str, headers: Mapping[str, str] | None
+    connection: http.client.HTTPConnection,
+    url: str,
+    headers: Mapping[str, str] | None,
+    proxy: Proxy | None,
 ) -> tuple[int, bytes]:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     plain = {"Accept-Encoding": "identity", "Connection": "close"}
+    if proxy is not None:
+        target = f"{parts.scheme}://{parts.netloc}{target}"
+        plain |= proxy.login
     connection.request("GET", target, headers={**plain, **(headers or {})})
     response = connection.getresponse()
     body = bytearray()
@@ -112,7 +100,7 @@ def _ask(
 
 
 def _connection(
-    url: str, timeout_s: float, context: ssl.SSLContext | None
+    url: str, timeout_s: float, context: ssl.SSLContext | None, proxy: Proxy | None
 ) -> http.client.HTTPConnection:
     try:
         parts = urlsplit(url)
@@ -122,8 +110,8 @@ def _connection(
     if not host or parts.scheme not in ("http", "https"):
         raise ArmbenchError(f"{url!r:.200} is no URL", hint="write it like http://127.0.0.1:8080")
     if parts.scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
-    return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        return connect(host, port or 443, timeout_s, context or ssl.create_default_context(), proxy)
+    return connect(host, port or 80, timeout_s, None, proxy)
 
 
 def _shown(url: str) -> str:

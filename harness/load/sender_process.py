@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from harness.errors import ArmbenchError
 from harness.load import messages
@@ -28,7 +27,8 @@ class SenderProcess:
         self.cpu = cpu
         self.slots = 0
         self.salt = ""
-        self.units: deque[list[Planned]] = deque()  # not sent yet; a conversation is one
+        self.units: Iterator[list[Planned]] = iter(())  # behind `unit`; a conversation is one
+        self.unit: list[Planned] | None = None  # the next to be told
         self.dealt: list[Planned] = []
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self.channel, theirs = socket.socketpair()
@@ -42,6 +42,10 @@ class SenderProcess:
                 start_new_session=True,
             )
         self.tell(setup)
+
+    def deal(self, units: Iterator[list[Planned]]) -> None:
+        """What is to be sent in the next load, drawn as it is needed."""
+        self.units, self.unit, self.dealt = units, next(units, None), []
 
     def tell(self, order: messages.Order) -> None:
         """Send an order. That a process is dead shows when it is heard."""
@@ -71,8 +75,8 @@ class SenderProcess:
         while True:
             batch = messages.Batch(self.salt, [], [])
             size = 0
-            while self.units and left > 0:
-                unit = self.units.popleft()
+            while self.unit is not None and left > 0:
+                unit, self.unit = self.unit, next(self.units, None)
                 made = bodies(unit)
                 batch.planned += unit
                 batch.bodies += made
@@ -80,7 +84,7 @@ class SenderProcess:
                 size += sum(map(len, made))
                 if len(batch.bodies) >= messages.BATCH or size > messages.BATCH_BYTES:
                     break
-            batch.last = not self.units
+            batch.last = self.unit is None
             self.dealt += batch.planned
             self.tell(batch)
             if batch.last or left <= 0:

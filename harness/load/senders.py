@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -120,7 +122,7 @@ class Senders:
 
     def run(
         self,
-        planned: Sequence[Planned],
+        planned: Sequence[Planned] | Iterator[Planned],
         bodies: BodyMaker,
         *,
         concurrency: int | None = None,
@@ -139,6 +141,9 @@ class Senders:
         unfinished. `connections` are open before the start: `concurrency`, or 8 for an open loop,
         which keeps one idle all the time.
 
+        A closed loop may be an iterator, without end where `stop_after_s` is given. It is drawn
+        from as requests are needed, and has the turns of a conversation one after the other.
+
         Bodies are made before the start, those of a long closed loop in the course of it. A later
         turn of a conversation gets its body with marks in the places of answers; the sender puts
         the real answers there, its think time after the turn before ended.
@@ -155,8 +160,9 @@ class Senders:
         make = self._maker(bodies, tag)
         for place, process in enumerate(active):
             process.salt = tag
-            closed = process.units[0][0].due_ns is None
-            process.feed(make, 2 * messages.FEW if closed else len(planned))
+            assert process.unit is not None
+            closed = process.unit[0].due_ns is None
+            process.feed(make, 2 * messages.FEW if closed else sys.maxsize)
             process.tell(
                 messages.Prepare(
                     salt=tag,
@@ -182,20 +188,26 @@ class Senders:
             faults=offering.faults,
         )
 
-    def _deal(self, planned: Sequence[Planned], concurrency: int | None) -> list[SenderProcess]:
+    def _deal(
+        self, planned: Sequence[Planned] | Iterator[Planned], concurrency: int | None
+    ) -> list[SenderProcess]:
         """Deal out one schedule, turns of a conversation together: the processes that got some."""
         if concurrency is not None and concurrency < 1:
             raise ArmbenchError(f"a concurrency of {concurrency}", hint="give 1 or more")
-        if concurrency is None and any(p.due_ns is None and p.turn == 0 for p in planned):
+        drawn = not isinstance(planned, Sequence)
+        closed = drawn or any(p.due_ns is None and p.turn == 0 for p in planned)
+        if closed and concurrency is None:
             raise ArmbenchError("a closed loop without a concurrency", hint="give --concurrency")
         count = min(len(self._processes), concurrency or len(self._processes))
+        if isinstance(planned, Sequence):
+            whole = units(planned)
+            shares = [iter(whole[place::count]) for place in range(count)]
+        else:
+            shares = [units_of_stream(planned)] * count  # whoever needs requests draws the next
         for place, process in enumerate(self._processes):
-            process.units.clear()
-            process.dealt = []
             process.slots = _part(concurrency or 0, place, count) if place < count else 0
-        for number, unit in enumerate(units(planned)):
-            self._processes[number % count].units.append(unit)
-        return [process for process in self._processes if process.units]
+            process.deal(shares[place] if place < count else iter(()))
+        return [process for process in self._processes if process.unit is not None]
 
     def _maker(self, bodies: BodyMaker, tag: str) -> MakeBodies:
         ids = self.target.prompts == "ids"
@@ -226,6 +238,14 @@ def units(planned: Sequence[Planned]) -> list[list[Planned]]:
             found.append(unit)
         unit.append(one)
     return found
+
+
+def units_of_stream(planned: Iterator[Planned]) -> Iterator[list[Planned]]:
+    """As `units`, drawn one by one; the turns of a conversation follow each other."""
+    for _, unit in itertools.groupby(
+        planned, key=lambda one: (one.conversation, one.id if one.conversation is None else 0)
+    ):
+        yield list(unit)
 
 
 def _part(total: int, place: int, count: int) -> int:

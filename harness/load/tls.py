@@ -75,7 +75,7 @@ class TlsConnection(Connection):
             taken = self._apart(data, at, ends)
         if self.local:
             self._late_acknowledgements()
-        self.reading.wire_bytes += size
+        self._count(size)
         for piece, stamp in taken:
             self._incoming.write(piece)
             for plain in iter(self._plain, b""):

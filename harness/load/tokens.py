@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+MOST_TOKENS = 10_000_000  # that one request may be said to have
 By = Literal["running usage", "ids", "usage", "chunks"]
 
 

@@ -58,7 +58,9 @@ class Scraped:
         context = tls_context(self.endpoint.verify) if address.secure else None
         url = address.origin + self.path
         try:
-            return scrape.fetch_metrics(url, headers=self.endpoint.headers, context=context)
+            return scrape.fetch_metrics(
+                url, headers=self.endpoint.headers, context=context, proxy=self.endpoint.proxy
+            )
         except ArmbenchError as error:
             self.reason = error.message
             return None

@@ -1,7 +1,8 @@
 """What a served trial tells, in SI units: the functions behind the rows of `metrics`.
 
-Requests count that were due inside the window; tokens count where they came, also those of
-requests that straddle an edge. Latencies are over successes, attainment over all that count.
+Requests count that were due inside the window, or those asked for where a closed loop ends by
+count; rates count what came inside it, also of requests that straddle an edge. Latencies are over
+successes, attainment over all that count.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ def _rate(subject: Subject, instants: Instants) -> float | None:
 
 def intended_rate(subject: Subject) -> float | None:
     """Requests due inside the window ÷ window."""
-    return _rate(subject, subject.records.due_ns)
+    parts = (subject.warmup, subject.records)
+    return _rate(subject, np.concatenate([part.due_ns for part in parts]))
 
 
 def offered_rate(subject: Subject) -> float | None:
     """Requests sent inside the window ÷ window; never sent ones have no instant of sending."""
-    sent = subject.records.sent_ns
+    sent = np.concatenate([part.sent_ns for part in (subject.warmup, subject.records)])
     return _rate(subject, sent[sent > 0])
 
 

@@ -3,30 +3,98 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 MAX_PENDING = 2**18  # bytes for one client, behind the transport's own 64 KiB and the kernel's
+MAX_HEAD = 2**16  # bytes of a request before its body, and of its header fields in all
+REQUEST_S = 60.0  # in which a request that began has to be here
+SPARE_FILES = 64  # that connections leave for everything else
 CONNECTION = "armbench.connection"  # key of the scope
 
 
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
 class Connection(HttpToolsProtocol):
-    """A client's connection, which tells the application when it is lost and when it is stuck."""
+    """A client's connection, which tells the application when it is lost and when it is stuck.
+
+    What a client may have here without a whole request is bounded: in bytes, in time, and in
+    connections.
+    """
 
     on_lost: Callable[[], None] | None = None
     stuck = False  # what is written now stays in this process
+    _limit: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head = 0  # bytes read of a head that is not complete
+    _fields = 0  # bytes of header fields, trailers too
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect(self.timeout_keep_alive)
+        if len(self.connections) > _most_connections():
+            self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head += len(data)
+        super().data_received(data)
+        if self._too_large and not self.lost:
+            self.send_400_response("")
+
+    @property
+    def _too_large(self) -> bool:
+        return max(self._head, self._fields) > MAX_HEAD
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._too_large:
+            super().send_400_response(msg)
+            return
+        if self._in_head:
+            self.transport.write(_TOO_LARGE)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head, self._head, self._fields = True, 0, 0
+        self._expect(REQUEST_S)
         cast("dict[str, Any]", self.scope)[CONNECTION] = self
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += len(name) + len(value)
+        if self._too_large:
+            raise httptools.HttpParserError
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._head = False, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._expect(None)
+        super().on_message_complete()
+
+    def _expect(self, seconds: float | None) -> None:
+        """Abort in `seconds`, unless it is told otherwise before."""
+        if self._limit is not None:
+            self._limit.cancel()
+        self._limit = None if seconds is None else self.loop.call_later(seconds, self.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._expect(None)
         self.stuck = False
         if self.on_lost is not None:
             self.on_lost()
@@ -49,6 +117,12 @@ class Connection(HttpToolsProtocol):
         if found is not None:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+
+
+def _most_connections() -> int:
+    """Connections that this process has files for."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(1, files - SPARE_FILES)
 
 
 class Pipe:

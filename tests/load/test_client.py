@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.load import chores
+from harness.load import chores, messages
 from harness.load.agenda import Agenda
 from harness.load.client import Client
 from harness.load.exchange import digest
@@ -168,3 +168,56 @@ def test_answers_are_read_early_where_somebody_waits_for_them() -> None:
         assert client.chores.digested
         assert len(client.chores.digested) + len(client.chores.finished) == 5
         client.close()
+
+
+def usage_of(**counts: int) -> bytes:
+    return b"data: %s\n\n" % json.dumps({"choices": [], "usage": counts}).encode()
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            "the server changed to another protocol",
+        ),
+        (usage_of(prompt_tokens=3, completion_tokens=50_000_000), "more than 10,000,000 tokens"),
+        (usage_of(prompt_tokens=1 << 64, completion_tokens=1), "more than 10,000,000 tokens"),
+        (b"x" * 3_000_000, "the answer is longer than 1 MiB"),
+    ],
+)
+def test_an_odd_answer_fails_its_own_request_and_no_other(
+    odd: bytes, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.load.connection.MOST_ANSWER_BYTES", 1 << 20)
+
+    def play(talk: Talk) -> bool | None:
+        if len(server.requests) != 2:
+            return answer(talk)
+        if odd.startswith(b"HTTP"):
+            talk.send(odd)
+        else:
+            talk.stream(event("a"), odd, DONE)
+        return False
+
+    with Scripted(play) as server:
+        route = Route(server.url, "completions")
+        found = offered(route, [asked("x", n, None) for n in range(3)], concurrency=1)
+    assert [record.finish for record in found.values()] == ["length", "error", "length"]
+    assert says in (found[1].error or "")
+    assert messages.frame(messages.Records(list(found.values())))
+
+
+def test_a_finish_reason_is_cut_and_redacted() -> None:
+    key = "sk-0123456789"
+
+    def play(talk: Talk) -> None:
+        talk.stream(event("a", key + "x" * 100_000), DONE)
+
+    with Scripted(play) as server:
+        route = Route(server.url, "completions", key=key)
+        seen = offered(route, [asked("x")])[0].http
+    assert seen is not None
+    assert seen.finish_reason is not None
+    assert len(seen.finish_reason) <= 300
+    assert key not in seen.finish_reason

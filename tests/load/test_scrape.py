@@ -217,6 +217,8 @@ def served(answer: Answer) -> Iterator[str]:
             except OSError:
                 pass  # the client has had enough
 
+        do_CONNECT = do_GET
+
         def log_message(self, *_: object) -> None:
             pass
 
