@@ -70,7 +70,8 @@ def served_faults(trial: Trial, case: Case) -> list[str]:
         return ["no request was due inside the window: send more, or for longer"]
     reasons = []
     intended, offered = served.intended_rate(subject), served.offered_rate(subject)
-    if intended and offered is not None and offered < OFFERED_LEAST * intended:
+    open_loop = case.load.kind == "open"  # in a closed one a request is due when a slot is free
+    if open_loop and intended and offered is not None and offered < OFFERED_LEAST * intended:
         reasons.append(
             f"{offered:.3g} of {intended:.3g} intended requests/s were sent: a cap on concurrency "
             "or a slow client held them back; lift --max-concurrency, or give the client more "

@@ -107,6 +107,18 @@ def test_a_closed_loop_by_count_has_the_rates_of_its_slots_in_lockstep_or_not(
     assert validity.served_faults(made, case_of(load)) == []
 
 
+def test_a_request_of_a_closed_loop_that_is_sent_behind_the_window_held_nobody_back() -> None:
+    load = closed(4, requests=12)
+    made, records = trial(), looped(4, 12, [0.0, 0.2, 0.4, 0.6])
+    for record in records[16:]:
+        record.sent_ns = record.due_ns + 10_000_000
+    cut(made, records, 0, Lead([], 4, behind=16, closed=True))
+    subject = Subject(trial=made, case=case_of(load))
+    sent, due = (BY_NAME[name].value(subject) or 0 for name in ("offered_rate", "intended_rate"))
+    assert sent < 0.95 * due
+    assert validity.served_faults(made, case_of(load)) == []
+
+
 def test_a_request_that_hangs_is_counted_and_does_not_stretch_the_window() -> None:
     load = closed(2, requests=12)
     made, records = trial(), looped(2, 12, [0.0, 0.5])
