@@ -46,12 +46,6 @@ class ArmbenchError(Exception):
         self.hint = hint
 
 
-class RunInvalid(ArmbenchError):
-    """The run ended, but its result should not be believed."""
-
-    exit_code = Exit.INVALID
-
-
 class NotComparable(ArmbenchError):
     """Two results answer different questions."""
 

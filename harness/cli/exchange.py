@@ -36,7 +36,9 @@ def add(commands: Any) -> None:
     _folder(take)
     take.set_defaults(handler=_import)
     give = commands.add_parser("export", help="write a result as another tool does")
-    give.add_argument("result", help="a result file, or latest")
+    give.add_argument(
+        "result", help="a result file, or latest; for Parquet also a folder, all of it"
+    )
     give.add_argument("--format", required=True, metavar="X", help="vllm, csv, markdown, …")
     give.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
     _folder(give)
@@ -85,11 +87,17 @@ def _export(arguments: argparse.Namespace) -> Exit:
     from harness.interchange import database
 
     path = store.find(arguments.result, results_folder(arguments))
+    if arguments.format == "parquet" and not arguments.output:
+        raise ArmbenchError("Parquet goes to a file", hint="give -o FILE.parquet")
+    if path.is_dir():
+        if arguments.format != "parquet":
+            raise ArmbenchError(f"{path} is a folder", hint="--format parquet takes all of it")
+        rows = database.parquet_of_folder(path, target(arguments.output))
+        print(f"{arguments.output}: {rows} rows", file=sys.stderr)
+        return Exit.FINE
     result = store.load(path)
     binding.derive(result)
     if arguments.format == "parquet":
-        if not arguments.output:
-            raise ArmbenchError("Parquet goes to a file", hint="give -o FILE.parquet")
         rows = database.parquet([(path.name, result)], target(arguments.output))
         print(f"{arguments.output}: {rows} rows", file=sys.stderr)
         return Exit.FINE

@@ -14,7 +14,7 @@ from harness import places
 from harness.errors import ArmbenchError, unknown_name
 from harness.records.load import Slo, SloBound
 from harness.records.run import RequestRecord
-from harness.units import NS_PER_S, format_duration, parse_duration
+from harness.units import NS_PER_S, parse_duration
 
 _BOUND = re.compile(r"\s*([a-z]+)\s*:\s*p(\d{1,2}(?:\.\d{1,3})?)\s*<=?\s*(\S+)\s*")
 _HINT = (
@@ -117,14 +117,6 @@ def format_bounds(bounds: Sequence[SloBound]) -> str:
         else f"{b.metric}:p{b.share * 100:.10g}<={b.seconds:.10g}s"
         for b in bounds
     )
-
-
-def format_slo(slo: Slo) -> str:
-    """A promise for people: `server (ttft p99 ≤ 2.0 s, tpot p99 ≤ 100 ms)`."""
-    bounds = ", ".join(
-        f"{b.metric} p{b.share * 100:.10g} ≤ {format_duration(b.seconds)}" for b in slo.bounds
-    )
-    return bounds if slo.name == format_bounds(slo.bounds) else f"{slo.name} ({bounds})"
 
 
 def succeeded(record: RequestRecord) -> bool:

@@ -14,12 +14,6 @@ _DETECTABLE = (
 )
 
 
-def _between(row: PowerRow) -> str:
-    if row.spread_low is None:
-        return MISSING
-    return f"{percent(row.spread_low)}–{percent(row.spread_high)}"
-
-
 def power_sheet(rows: Sequence[PowerRow]) -> Sheet:
     """What the repeats can show, and how many the wished effect takes."""
     lines = [

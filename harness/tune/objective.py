@@ -127,11 +127,6 @@ def judge(slo: Slo, trials: Sequence[Trial]) -> Judged | None:
     return Judged(kept, f"{', '.join(parts)}, of {len(records)} requests")
 
 
-def _tellable(asked: float, n: int) -> float:
-    """The highest percentile up to `asked` that `n` requests can tell; the median always."""
-    return max(q for q, least in stats.NEEDED.items() if q == 0.5 or (q <= asked and n >= least))
-
-
 def _asked_share(asked: float, judged: float) -> str:
     return "" if asked == judged else f" (p{asked * 100:g} asked)"
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from harness import places, prices, store
-from harness.errors import ArmbenchError
+from harness.errors import ArmbenchError, Exit
 from harness.interchange import database, index, long_table
 from harness.records.run import Result
+from tests.inside import armbench
 
 from . import made
 
@@ -212,6 +213,19 @@ def test_parquet_is_the_long_table(tmp_path: Path) -> None:
     assert len(rows) == count == len(list(long_table.rows(long_table.head(ours), "a.json")))
     put(tmp_path / "r", "a.json", ours)
     assert database.parquet_of_folder(tmp_path / "r", tmp_path / "f.parquet") == count
+
+
+def test_a_folder_is_exported_whole_as_parquet_and_as_nothing_else(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        put(tmp_path / "r", f"{name}.json", made.batched())
+    file = tmp_path / "all.parquet"
+    done = armbench("export", str(tmp_path / "r"), "--format", "parquet", "-o", str(file))
+    assert done.returncode == Exit.FINE, done.stderr
+    count = len(list(long_table.rows(long_table.head(made.batched()), "a.json")))
+    assert f"{2 * count} rows" in done.stderr
+    refused = armbench("export", str(tmp_path / "r"), "--format", "csv")
+    assert refused.returncode == Exit.USER
+    assert "--format parquet takes all of it" in refused.stderr
 
 
 def test_an_unwritable_place_is_a_user_error(

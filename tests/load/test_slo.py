@@ -13,7 +13,6 @@ from harness.load.slo import (
     attained,
     attainment,
     demands,
-    format_slo,
     margins,
     needed,
     parse_slo,
@@ -36,8 +35,6 @@ def test_a_promise_survives_being_written() -> None:
     slo = parse_slo(" ttft : p99 <= 2s , tpot:p95<=100ms,latency:p99.9<1m ")
     assert slo.target == 0.95
     assert parse_slo(slo.name) == slo
-    assert format_slo(parse_slo("server")) == "server (ttft p99 ≤ 2.0 s, tpot p99 ≤ 100 ms)"
-    assert format_slo(slo) == "ttft p99 ≤ 2.0 s, tpot p95 ≤ 100 ms, latency p99.9 ≤ 1 min 00 s"
 
 
 @pytest.mark.parametrize(
