@@ -128,7 +128,7 @@ def _load(fields: Fields, completed: int) -> LoadPoint:
 
 
 def _arrived_over_time(fields: Fields) -> bool:
-    """Whether requests came one after another though no rate is told: --self-timed, a trace."""
+    """Whether requests came one after another though no rate is told: a timed trace."""
     if not _detailed(fields):
         return False
     came, queues = _numbers(fields, "start_times"), _numbers(fields, "queue_times")

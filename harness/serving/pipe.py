@@ -74,7 +74,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += len(name) + len(value)
-        if self._too_large:
+        if self._fields > MAX_HEAD:  # what was read may be more than the head
             raise httptools.HttpParserError
         super().on_header(name, value)
 

@@ -108,3 +108,20 @@ def test_connections_leave_files_for_everything_else(monkeypatch: pytest.MonkeyP
                 writer.close()
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize("first", [0, 20], ids=["at once", "head in two"])
+def test_a_large_body_that_comes_with_its_head_is_no_large_head(first: int) -> None:
+    async def play() -> None:
+        async with listening() as opened:
+            reader, writer = await opened()
+            body = b"x" * 3 * MAX_HEAD
+            head = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+            whole = head % len(body) + body
+            writer.write(whole[:first])
+            await asyncio.sleep(0.1 if first else 0)
+            writer.write(whole[first:])
+            assert (await told(reader))[:13] == b"HTTP/1.1 204 "
+            writer.close()
+
+    asyncio.run(play())

@@ -259,10 +259,3 @@ def cost_plot(result: Result, hosted: Sequence[BreakEven]) -> Plot | None:
         bars=bars,
         marks=marks,
     )
-
-
-def hosted_of(result: Result) -> list[BreakEven]:
-    """The fastest valid load against hosted prices; none without a price."""
-    from harness.reports.cost import break_even_sheet
-
-    return break_even_sheet(result)[1]
